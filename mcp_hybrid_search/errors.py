@@ -1,0 +1,35 @@
+"""Everything this package raises on purpose.
+
+HybridSearchError
+├── InvalidInputError          change the argument it names
+├── NotFoundError              name something that exists
+├── ConflictError              the stored state forbids it; the message says the way out
+├── ModelUnavailableError      repair or download the model it names
+└── StoreUnavailableError      the store cannot take or give it now
+
+Messages are written for the model that reads them: what failed, then what to try.
+"""
+
+
+class HybridSearchError(Exception):
+    """A failure that was foreseen and whose text is safe to show."""
+
+
+class InvalidInputError(HybridSearchError):
+    """An argument is out of its limits or has the wrong form."""
+
+
+class NotFoundError(HybridSearchError):
+    """The named collection or document does not exist."""
+
+
+class ConflictError(HybridSearchError):
+    """What is stored already forbids the request."""
+
+
+class ModelUnavailableError(HybridSearchError):
+    """A model's file is missing, altered or cannot be loaded."""
+
+
+class StoreUnavailableError(HybridSearchError):
+    """The store is locked, full, damaged or out of reach."""

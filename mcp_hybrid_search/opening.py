@@ -1,0 +1,76 @@
+"""The engine, opened in the background and awaited by whoever needs it.
+
+Keeps the libraries behind the engine out of the way of `initialize`: they are
+imported by a thread, after the first message was answered.
+"""
+
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from mcp_hybrid_search.errors import HybridSearchError
+from mcp_hybrid_search.settings import Settings
+
+if TYPE_CHECKING:
+    from mcp_hybrid_search.engine import Engine, Progress
+
+
+class Opening:
+    """Opens an engine once; after a failure, the next call tries again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._future: Future[Engine] | None = None
+
+    def start(self) -> "Future[Engine]":
+        """Begin to open the engine, if nobody has; returns at once."""
+        with self._lock:
+            if self._future is None or _failed(self._future):
+                self._future = Future()
+                threading.Thread(
+                    target=self._open, args=(self._future,), name="opening", daemon=True
+                ).start()
+            return self._future
+
+    def _open(self, future: "Future[Engine]") -> None:
+        try:
+            from mcp_hybrid_search.engine import Engine  # noqa: PLC0415 - slow
+
+            engine = Engine(self._settings)
+        except BaseException as exc:  # noqa: BLE001 - handed to whoever waits
+            future.set_exception(exc)
+        else:
+            future.set_result(engine)
+
+    async def engine(self, progress: "Progress | None" = None) -> "Engine":
+        """Wait for the engine.
+
+        Raises:
+            HybridSearchError: If it cannot be opened now.
+        """
+        future = self.start()
+        waited = 0.0
+        while not future.done():
+            await anyio.sleep(0.02)
+            waited += 0.02
+            if progress is not None and waited % 1 < 0.02:  # noqa: PLR2004
+                await progress(waited, waited + 1, "loading the models")
+        return future.result()
+
+    def close(self) -> None:
+        """Close the engine if it was opened, after it is if it is being opened."""
+        if self._future is None:
+            return
+        try:
+            engine = self._future.result()
+        except HybridSearchError:
+            return
+        engine.close()
+
+
+def _failed(future: "Future[Engine]") -> bool:
+    return future.done() and future.exception() is not None

@@ -1,0 +1,154 @@
+"""Settings, read once at startup from HYBRID_SEARCH_* variables."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mcp_hybrid_search.errors import InvalidInputError
+
+PREFIX = "HYBRID_SEARCH_"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+
+
+def _data_dir() -> Path:
+    return user_data_path("mcp-hybrid-search", appauthor=False)
+
+
+class Settings(BaseSettings):
+    """One flat, frozen object; built in `cli` and passed down by argument."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    data_dir: Path = Field(
+        default_factory=_data_dir,
+        description="Where documents and their index are kept.",
+    )
+    collection: Name = Field(
+        "documents", description="Collection used where a call names none."
+    )
+    namespace: Name = Field(
+        "default", description="Namespace used where a call names none."
+    )
+    models: Literal["bundled", "tutorial", "custom"] = Field(
+        "bundled",
+        description="Model set: `bundled` (no download), `tutorial`, or `custom`.",
+    )
+    dense_model: str | None = Field(
+        None, description="`custom`: FastEmbed dense model, a name or a directory."
+    )
+    sparse_model: str | None = Field(
+        None, description="`custom`: FastEmbed sparse model, a name or a directory."
+    )
+    colbert_model: str | None = Field(
+        None,
+        description="`custom`: late-interaction model, a name or a directory.",
+    )
+    model_cache_dir: Path | None = Field(
+        None, description="Where downloaded models are kept (default: in data_dir)."
+    )
+    offline: bool = Field(
+        default=False, description="Never download; use only files already here."
+    )
+    encoder_threads: int | None = Field(
+        None, ge=1, le=64, description="Threads per encoder (default: half the cores)."
+    )
+    chunk_tokens: int = Field(
+        240,
+        ge=32,
+        le=2048,
+        description="Largest chunk, title included, in tokens of the model.",
+    )
+    chunk_overlap_tokens: int = Field(
+        24, ge=0, le=256, description="Tokens that neighbouring chunks share."
+    )
+    token_pooling: Literal[1, 2, 3] = Field(
+        2, description="Late-interaction vectors pooled into one (1: none)."
+    )
+    token_storage: Literal["float32", "float16", "turbo8"] = Field(
+        "turbo8", description="How late-interaction vectors are stored."
+    )
+    prefetch_limit: int = Field(
+        50, ge=10, le=1000, description="Candidates taken from each first ranking."
+    )
+    max_text_bytes: int = Field(
+        1_000_000, ge=1_000, le=10_000_000, description="Largest document, UTF-8."
+    )
+    max_query_bytes: int = Field(
+        32_768, ge=100, le=1_000_000, description="Largest query, UTF-8."
+    )
+    max_metadata_bytes: int = Field(
+        65_536, ge=100, le=1_000_000, description="Largest metadata, as JSON."
+    )
+    max_line_bytes: int = Field(
+        8_388_608, ge=65_536, le=268_435_456, description="Longest message on stdio."
+    )
+    max_documents_per_call: int = Field(
+        1_000, ge=1, le=100_000, description="Documents in one `store-documents`."
+    )
+    min_free_bytes: int = Field(
+        134_217_728, ge=0, description="Disk space below which nothing is stored."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "WARNING", description="What is logged to stderr."
+    )
+
+    @model_validator(mode="after")
+    def _custom_names_its_models(self) -> "Settings":
+        names = (self.dense_model, self.sparse_model, self.colbert_model)
+        if self.models == "custom" and None in names:
+            msg = (
+                f"{PREFIX}MODELS=custom needs {PREFIX}DENSE_MODEL,"
+                f" {PREFIX}SPARSE_MODEL and {PREFIX}COLBERT_MODEL."
+            )
+            raise ValueError(msg)
+        if self.models != "custom" and any(names):
+            msg = (
+                f"{PREFIX}DENSE_MODEL, {PREFIX}SPARSE_MODEL and {PREFIX}COLBERT_MODEL"
+                f" are read only with {PREFIX}MODELS=custom."
+            )
+            raise ValueError(msg)
+        return self
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings from the environment; `given` values win over it.
+
+    Raises:
+        InvalidInputError: If a variable with our prefix is unknown, or a value
+            does not fit.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        # The tests' own variables share the prefix and are no settings.
+        if variable.startswith(f"{PREFIX}TEST_") or variable.upper() in known:
+            continue
+        if variable.upper().startswith(PREFIX):
+            raise InvalidInputError(_unknown(variable, known))
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        raise InvalidInputError(_explained(exc)) from None
+
+
+def _unknown(variable: str, known: set[str]) -> str:
+    nearest = difflib.get_close_matches(variable.upper(), sorted(known), n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return f"There is no setting {variable}.{hint} The README lists every setting."
+
+
+def _explained(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in item["loc"])
+        variable = f"{PREFIX}{name.upper()}: " if name else ""
+        lines.append(variable + item["msg"].removeprefix("Value error, "))
+    return "Settings do not fit. " + " ".join(lines)

@@ -1,0 +1,357 @@
+"""The stdio transport: one JSON-RPC message a line, and an answer to every line.
+
+From `serve` on, stdin and stdout belong to the protocol until the process ends:
+what anything else prints goes to stderr, even when it is flushed at exit.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+from mcp.os.win32.utilities import rebind_std_handle_to_fd
+from mcp.server import MCPServer
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+HEAD_BYTES = 4096
+TAIL_BYTES = 1024
+
+DRAIN_SECONDS = 6.0
+FLUSH_SECONDS = 1.0
+LEAVE_SECONDS = 9.5
+
+_ID = rb'"id"\s*:\s*(?:(-?\d{1,18})|"([ !#-\[\]-~]{1,256})")\s*'
+_ID_BEFORE_PARAMS = re.compile(_ID + rb"[,}]")
+# The TypeScript SDK writes {"method":…,"params":…,"jsonrpc":"2.0","id":…}.
+_ID_AT_END = re.compile(rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\}\s*$")
+
+_REASONS = {
+    "recursion limit": "It is nested too deep; send a flatter value.",
+    "number out of range": "A number has too many digits; send it as a string.",
+    "hex escape": "It has half a surrogate pair; send whole characters.",
+    "control character": r"It has a raw control character; escape it as \u00XX.",
+}
+_ANY_REASON = "Send one complete JSON object per line, without NaN or Infinity."
+
+_T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+
+
+async def serve(
+    server: MCPServer,
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    drain_seconds: float = DRAIN_SECONDS,
+    leave_seconds: float = LEAVE_SECONDS,
+) -> None:
+    """Serve one client on stdin and stdout until it, or a signal, ends it.
+
+    Runs on the main thread, once per process. On return the caller may clean up.
+
+    Args:
+        server: Served in whichever protocol era the client opens with.
+        max_line_bytes: Longest line that is read; a longer one is refused.
+        drain_seconds: Time for calls in flight once the end has begun; a (second)
+            signal ends them at once.
+        leave_seconds: Time from the beginning of the end, the caller's clean-up
+            included, until the process exits with 0 whether or not it is done.
+    """
+    wire = _claim_standard_streams()
+    client = _Client(*wire, lines=_Lines(max_line_bytes))
+    # run_stdio_async() does the same, but brings its own streams.
+    lowlevel = server._lowlevel_server  # noqa: SLF001
+    options = lowlevel.create_initialization_options()
+    with _signals_call(client.leave):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.read, drain_seconds, leave_seconds)
+            tasks.start_soon(client.write)
+            await lowlevel.run(client.incoming, client.outgoing, options)
+            tasks.cancel_scope.deadline = anyio.current_time() + FLUSH_SECONDS
+
+
+def leave_within(seconds: float) -> None:
+    """Exit with 0 after `seconds`, whatever thread is still stuck by then."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
+class _Client:
+    """The client behind two descriptors, as the streams that the SDK serves."""
+
+    def __init__(self, stdin: int, stdout: int, *, lines: "_Lines") -> None:
+        self._stdin = stdin
+        self._stdout = stdout
+        self._lines = lines
+        self._to_server, self.incoming = anyio.create_memory_object_stream[
+            SessionMessage | Exception
+        ]()
+        self.outgoing, self._from_server = anyio.create_memory_object_stream[
+            SessionMessage
+        ]()
+        self._refusals = self.outgoing.clone()
+        self._reading = anyio.CancelScope()
+        self._draining = anyio.CancelScope()
+        self._unanswered_ids: set[RequestId] = set()
+        self._answered = anyio.Event()
+
+    def leave(self) -> None:
+        """Stop reading; asked again, stop waiting for the calls in flight."""
+        if self._reading.cancel_called:
+            self._draining.cancel()
+        self._reading.cancel()
+
+    async def read(self, drain_seconds: float, leave_seconds: float) -> None:
+        """Hand on each line until the end, then wait for the answers due."""
+        # The SDK takes a closed stream as the end and cancels what is in flight.
+        async with self._to_server, self._refusals:
+            try:
+                with self._reading, suppress(anyio.BrokenResourceError):
+                    await self._read_lines()
+                    self._reading.cancel()
+            finally:
+                leave_within(leave_seconds)
+            self._draining.deadline = anyio.current_time() + drain_seconds
+            with self._draining:
+                while self._unanswered_ids:
+                    self._answered = anyio.Event()
+                    await self._answered.wait()
+
+    async def write(self) -> None:
+        """Write what the server sends until it, or the client, is gone."""
+        async with self._from_server:
+            async for item in self._from_server:
+                line = _encoded(item.message)
+                try:
+                    await _in_daemon_thread(partial(_write_all, self._stdout, line))
+                except OSError:
+                    self._reading.cancel()
+                    self._draining.cancel()
+                    return
+                if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+                    await self._settle(item.message.id)
+
+    async def _read_lines(self) -> None:
+        read = partial(os.read, self._stdin, CHUNK_BYTES)
+        with suppress(OSError):
+            while chunk := await _in_daemon_thread(read):
+                for line in self._lines.feed(chunk):
+                    await self._take(line)
+        for line in self._lines.feed(b"\n"):
+            await self._take(line)
+
+    async def _take(self, line: "_Line") -> None:
+        try:
+            message = _parsed(line)
+        except _RefusedError as refused:
+            await self._refusals.send(SessionMessage(refused.answer))
+            return
+        metadata = None
+        if isinstance(message, JSONRPCRequest):
+            # A subscription is open for as long as the client is.
+            if message.method != "subscriptions/listen":
+                self._unanswered_ids.add(message.id)
+            settle = partial(self._settle, message.id)
+            metadata = ServerMessageMetadata(on_request_unanswered=settle)
+        await self._to_server.send(SessionMessage(message, metadata))
+
+    async def _settle(self, request_id: RequestId | None) -> None:
+        self._unanswered_ids -= {request_id}
+        self._answered.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line without its newline; of one over the limit, only both ends."""
+
+    data: bytes
+    size_bytes: int
+    limit_bytes: int
+
+
+class _Lines:
+    """Cuts chunks into lines and never holds much more than the limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._data = bytearray()
+        self._size_bytes = 0
+
+    def feed(self, chunk: bytes) -> Iterator[_Line]:
+        """Yield the lines that `chunk` ends; blank ones are dropped."""
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            self._add(end)
+            line = _Line(bytes(self._data), self._size_bytes, self._limit_bytes)
+            self._data.clear()
+            self._size_bytes = 0
+            if line.data.strip():
+                yield line
+        self._add(rest)
+
+    def _add(self, part: bytes) -> None:
+        self._data += part
+        self._size_bytes += len(part)
+        if self._size_bytes > self._limit_bytes:
+            del self._data[HEAD_BYTES:-TAIL_BYTES]
+
+
+class _RefusedError(Exception):
+    """A line that is not a message; `answer` tells the client."""
+
+    def __init__(self, code: int, message: str, request_id: RequestId | None) -> None:
+        super().__init__(message)
+        error = ErrorData(code=code, message=message)
+        self.answer = JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
+
+
+def _parsed(line: _Line) -> JSONRPCMessage:
+    if line.size_bytes > line.limit_bytes:
+        reason = (
+            f"The line has {line.size_bytes} bytes; the limit is {line.limit_bytes}. "
+            "Send less in one message."
+        )
+        raise _RefusedError(INVALID_REQUEST, reason, _skimmed_id(line.data))
+    try:
+        line.data.decode()
+        # Unlike json.loads, it refuses lone surrogates and any depth over 200.
+        return _message(from_json(line.data, allow_inf_nan=False))
+    except UnicodeDecodeError:
+        reason = "The line is not UTF-8. Send JSON encoded as UTF-8."
+    except ValueError as error:
+        details = (text for key, text in _REASONS.items() if key in str(error))
+        reason = f"The line cannot be parsed. {next(details, _ANY_REASON)}"
+    raise _RefusedError(PARSE_ERROR, reason, _skimmed_id(line.data))
+
+
+def _skimmed_id(data: bytes) -> RequestId | None:
+    """Read a request's id off a line that cannot be parsed."""
+    envelope = data[:HEAD_BYTES].partition(b'"params"')[0]
+    # A response carries an id of ours, which must not fail a request of theirs.
+    if b'"result"' in envelope or b'"error"' in envelope:
+        return None
+    found = _ID_BEFORE_PARAMS.search(envelope) or _ID_AT_END.search(data[-TAIL_BYTES:])
+    if found is None:
+        return None
+    number, text = found.groups()
+    return int(number) if number else text.decode()
+
+
+def _message(value: Any) -> JSONRPCMessage:  # noqa: ANN401 - JSON can be anything
+    if not isinstance(value, dict):
+        reason = "A line must be one JSON object; batches are not supported."
+        raise _RefusedError(INVALID_REQUEST, reason, None)
+    try:
+        return _kind(value).model_validate(value, by_name=False)
+    except ValidationError as error:
+        field = error.errors(include_input=False, include_url=False)[0]["loc"][0]
+    reason = f'Not a JSON-RPC 2.0 message: "{field}" is missing or not as specified.'
+    raise _RefusedError(INVALID_REQUEST, reason, _request_id(value))
+
+
+def _kind(
+    value: dict[str, Any],
+) -> type[JSONRPCRequest | JSONRPCNotification | JSONRPCResponse | JSONRPCError]:
+    if "result" in value and "method" not in value:
+        return JSONRPCResponse
+    if "error" in value and "method" not in value:
+        return JSONRPCError
+    return JSONRPCRequest if "id" in value else JSONRPCNotification
+
+
+def _request_id(value: dict[str, Any]) -> RequestId | None:
+    request_id = value.get("id")
+    asks = _kind(value) is JSONRPCRequest
+    known = isinstance(request_id, int | str) and not isinstance(request_id, bool)
+    return request_id if asks and known else None
+
+
+def _encoded(message: JSONRPCMessage) -> bytes:
+    try:
+        return (
+            f"{message.model_dump_json(by_alias=True, exclude_unset=True)}\n".encode()
+        )
+    except ValueError:
+        _logger.warning("a %s cannot be encoded as JSON", type(message).__name__)
+    if not isinstance(message, JSONRPCResponse | JSONRPCError):
+        return b""
+    reason = "The answer has text that is not valid Unicode, so it cannot be sent."
+    return _encoded(_RefusedError(INTERNAL_ERROR, reason, message.id).answer)
+
+
+@contextmanager
+def _signals_call(leave: Callable[[], None]) -> Iterator[None]:
+    # Windows' event loops take no handlers; there Ctrl+C is a KeyboardInterrupt.
+    signals = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGINT)
+    loop = asyncio.get_running_loop()
+    for each in signals:
+        loop.add_signal_handler(each, leave)
+    try:
+        yield
+    finally:
+        # The end is near and certain; one more would only cut the clean-up short.
+        for each in signals:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_IGN)
+
+
+def _claim_standard_streams() -> tuple[int, int]:
+    """Move stdin and stdout out of everyone else's reach."""
+    # Opened first, it takes the place of a stderr that the launcher closed, where
+    # a copy of stdout must not land.
+    devnull = os.open(os.devnull, os.O_RDWR)
+    stdin, stdout = os.dup(0), os.dup(1)
+    os.dup2(devnull, 0)
+    os.dup2(2, 1)
+    with suppress(OSError):
+        rebind_std_handle_to_fd(0)
+        rebind_std_handle_to_fd(1)
+    return stdin, stdout
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+async def _in_daemon_thread(call: Callable[[], _T]) -> _T:
+    """Await a blocking call in a thread that never keeps the process alive."""
+    future: Future[_T] = Future()
+    # A running future cannot be cancelled, so the thread can always set it.
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except OSError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(future)

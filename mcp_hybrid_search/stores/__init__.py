@@ -1,0 +1,1 @@
+"""The backends behind the engine: the ledger and the Edge index."""

@@ -1,0 +1,234 @@
+"""The index: one Qdrant Edge shard a collection. The only door to `qdrant_edge`.
+
+A shard holds vectors and what filters read; texts stay in the ledger, from which
+a shard can be made again. Its own write-ahead log is off: `flush` is the
+checkpoint, and the ledger knows what came after it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+
+from mcp_hybrid_search.documents import BM25, COLBERT, DENSE, Document
+from mcp_hybrid_search.embeddings import Encoded
+from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
+from mcp_hybrid_search.filters import Filter, filterable
+from mcp_hybrid_search.stores.edge_filters import to_edge
+
+NAMESPACE = "namespace"
+UPSERT_BATCH = 16
+"""Points per call: Edge holds the GIL while it takes them, some 20 ms a batch."""
+
+Ranking = list[tuple[int, float]]
+"""(point id, score), best first."""
+
+_STORAGE = {
+    "float32": edge.VectorStorageDatatype.Float32,
+    "float16": edge.VectorStorageDatatype.Float16,
+    "turbo8": edge.VectorStorageDatatype.Turbo8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One chunk as the index takes it."""
+
+    point_id: int
+    encoded: Encoded
+    document: Document
+
+
+class EdgeIndex:
+    """One open shard. Calls are serialised by the GIL, which Edge holds."""
+
+    def __init__(self, path: Path, *, dims: Mapping[str, int], storage: str) -> None:
+        """Open the shard at `path`, or create it.
+
+        Args:
+            path: The shard's own directory.
+            dims: Vector lengths by `dense` and `colbert`.
+            storage: How late-interaction vectors are kept on disk.
+
+        Raises:
+            StoreUnavailableError: If the shard cannot be loaded.
+        """
+        self._path = path
+        with _edge_errors(path):
+            if path.exists():
+                self._shard = edge.EdgeShard.load(str(path))
+            else:
+                path.mkdir(mode=0o700, parents=True)
+                self._shard = edge.EdgeShard.create(str(path), _config(dims, storage))
+                self._shard.update(
+                    edge.UpdateOperation.create_field_index(
+                        NAMESPACE, edge.KeywordIndexParams(is_tenant=True)
+                    )
+                )
+
+    def close(self) -> None:
+        """Close the shard without a checkpoint."""
+        with _edge_errors(self._path):
+            self._shard.close()
+
+    def flush(self) -> None:
+        """Bring everything that was written to the disk."""
+        with _edge_errors(self._path):
+            self._shard.flush()
+
+    def upsert(self, points: Iterable[Point]) -> None:
+        """Write points, a batch at a time so that other threads get their turn."""
+        rest = iter(points)
+        while batch := [_point(point) for point in islice(rest, UPSERT_BATCH)]:
+            with _edge_errors(self._path):
+                self._shard.update(edge.UpdateOperation.upsert_points(batch))
+
+    def delete(self, point_ids: Sequence[int]) -> None:
+        """Remove points; unknown ids do no harm."""
+        if point_ids:
+            with _edge_errors(self._path):
+                self._shard.update(edge.UpdateOperation.delete_points(list(point_ids)))
+
+    def point_ids(self) -> set[int]:
+        """Return the id of every point."""
+        with _edge_errors(self._path):
+            count = self._shard.count(edge.CountRequest(exact=True))
+            records, _ = self._shard.scroll(
+                edge.ScrollRequest(
+                    limit=count + 1, with_payload=False, with_vector=False
+                )
+            )
+        return {int(record.id) for record in records}  # type: ignore[arg-type]
+
+    def rankings(
+        self, query: Encoded, *, namespace: str, filter_: Filter | None, limit: int
+    ) -> dict[str, Ranking]:
+        """Rank the points by each stage, in one round trip.
+
+        Late interaction ranks the union of what the other two found. Without
+        dense vectors only BM25 ranks.
+
+        Args:
+            query: As the encoders give it.
+            namespace: Only its points are seen.
+            filter_: Applied inside each first ranking.
+            limit: Points taken from each first ranking.
+        """
+        seen = _filter(namespace, filter_)
+        first = _nearest(query)
+        requests = [
+            edge.QueryRequest(limit, query=nearest, filter=seen)
+            for nearest in first.values()
+        ]
+        if query.colbert is not None:
+            requests.append(
+                edge.QueryRequest(
+                    len(first) * limit,
+                    query=edge.Query.Nearest(query.colbert.tolist(), using=COLBERT),
+                    prefetches=[
+                        edge.Prefetch(limit, query=nearest, filter=seen)
+                        for nearest in first.values()
+                    ],
+                )
+            )
+        with _edge_errors(self._path):
+            answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
+        stages = [*first, COLBERT][: len(answers)]
+        return {
+            stage: sorted(
+                ((int(point.id), point.score) for point in points),  # type: ignore[arg-type]
+                key=lambda scored: (-scored[1], scored[0]),
+            )
+            for stage, points in zip(stages, answers, strict=True)
+        }
+
+
+def _config(dims: Mapping[str, int], storage: str) -> edge.EdgeConfig:
+    return edge.EdgeConfig(
+        vectors={
+            DENSE: edge.EdgeVectorParams(
+                size=dims[DENSE], distance=edge.Distance.Cosine
+            ),
+            COLBERT: edge.EdgeVectorParams(
+                size=dims[COLBERT],
+                distance=edge.Distance.Cosine,
+                multivector_config=edge.MultiVectorConfig(
+                    edge.MultiVectorComparator.MaxSim
+                ),
+                # Only candidates of the other two are ranked: no graph is needed.
+                hnsw_config=edge.HnswIndexConfig(
+                    m=0, ef_construct=100, full_scan_threshold=10_000
+                ),
+                datatype=_STORAGE[storage],
+                memory=edge.Memory.Cold,
+            ),
+        },
+        sparse_vectors={BM25: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+        wal_enabled=False,
+    )
+
+
+def _point(point: Point) -> edge.Point:
+    encoded, document = point.encoded, point.document
+    if encoded.dense is None or encoded.colbert is None:
+        msg = "A document is encoded by all three models or not at all."
+        raise AssertionError(msg)
+    return edge.Point(
+        point.point_id,
+        {
+            DENSE: encoded.dense.tolist(),
+            BM25: edge.SparseVector(encoded.bm25.indices, encoded.bm25.values),
+            COLBERT: encoded.colbert.tolist(),
+        },
+        {
+            NAMESPACE: document.namespace,
+            "title": document.title,
+            "source": document.source,
+            "created_at": document.created_at,
+            "updated_at": document.updated_at,
+            "m": filterable(document.metadata),
+        },
+    )
+
+
+def _filter(namespace: str, filter_: Filter | None) -> edge.Filter:
+    tenant = edge.FieldCondition(NAMESPACE, match=edge.MatchValue(namespace))
+    return edge.Filter(must=[tenant, *([to_edge(filter_)] if filter_ else [])])
+
+
+def _nearest(query: Encoded) -> dict[str, edge.Query]:
+    bm25 = edge.SparseVector(query.bm25.indices, query.bm25.values)
+    nearest = {BM25: edge.Query.Nearest(bm25, using=BM25)}
+    if query.dense is not None:
+        nearest[DENSE] = edge.Query.Nearest(query.dense.tolist(), using=DENSE)
+    return nearest
+
+
+@contextmanager
+def _edge_errors(path: Path) -> Iterator[None]:
+    # Edge raises bare Exception, and for a bug of its own pyo3's PanicException,
+    # which derives from BaseException and cannot be imported.
+    try:
+        yield
+    except HybridSearchError:
+        raise
+    except BaseException as exc:
+        foreign = type(exc) is Exception or type(exc).__name__ == "PanicException"
+        if not foreign:
+            raise
+        msg = f"The index in {path} failed: {exc}."
+        raise StoreUnavailableError(msg) from exc
+
+
+def size_bytes(path: Path) -> int:
+    """Return what a directory's files take on the disk, holes not counted."""
+    total = 0
+    for file in path.rglob("*"):
+        stat: Any = file.lstat()
+        # Windows has no st_blocks.
+        total += getattr(stat, "st_blocks", stat.st_size / 512) * 512
+    return int(total)

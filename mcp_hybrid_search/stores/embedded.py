@@ -1,0 +1,513 @@
+"""The embedded store: the ledger, and an index that is kept equal to it.
+
+A write goes to the index first, under point ids that no row knows yet, and becomes
+visible by the ledger's commit: whole, or not at all. What the index holds beyond
+the last checkpoint is lost in a crash and encoded again from the ledger.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mcp_hybrid_search.documents import Chunk, CollectionInfo, Document
+from mcp_hybrid_search.embeddings import Encoded
+from mcp_hybrid_search.errors import (
+    ConflictError,
+    HybridSearchError,
+    NotFoundError,
+    StoreUnavailableError,
+)
+from mcp_hybrid_search.filters import Filter
+from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.stores.edge import EdgeIndex, Point, Ranking, size_bytes
+from mcp_hybrid_search.stores.ledger import Collection, DocumentRow, Ledger
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_IDLE_SECONDS = 1.0
+CHECKPOINT_SECONDS = 10.0
+REPAIR_CHUNKS = 32
+"""Chunks that are encoded again before the next look at what else is due."""
+REPAIR_GRACE_SECONDS = 2.0
+"""How long a search waits for the index to be complete before it says it is not."""
+
+Encode = Callable[[str | None, Sequence[Chunk]], list[Encoded]]
+"""Encode chunks under a title, as they were when they were stored."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An open index and what it still lacks."""
+
+    index: EdgeIndex
+    pending: list[int]
+    """Documents to encode again, by key, last first."""
+    unflushed: list[int]
+    """Documents written since the checkpoint, by key."""
+    dirty: bool = False
+    notice: str | None = None
+
+
+class EmbeddedStore:
+    """The store of one data directory; one process at a time has it."""
+
+    def __init__(
+        self, settings: Settings, *, models: str, fingerprint: str, dims: Mapping[str, int]
+    ) -> None:
+        """Lock the directory and open its ledger; indexes open when first used.
+
+        Args:
+            settings: The directory and how vectors are stored.
+            models: Description of the model set, for people.
+            fingerprint: What a collection must have been made with.
+            dims: Vector lengths; empty if the models could not be loaded.
+
+        Raises:
+            StoreUnavailableError: If another process has the directory, or it
+                cannot be used.
+        """
+        self._settings = settings
+        self._models = models
+        self._fingerprint = fingerprint
+        self._dims = dims
+        self._root = settings.data_dir
+        self._file_lock = _locked(self._root)
+        try:
+            self._ledger = Ledger(self._root / "ledger.sqlite3")
+        except BaseException:
+            self._file_lock.release()
+            raise
+        self._open: dict[int, _Open] = {}
+        self._write_lock = threading.RLock()
+        self._work = threading.Event()
+        self._complete = threading.Event()
+        self._complete.set()
+        self._closing = False
+        self._maintenance: threading.Thread | None = None
+
+    # Life
+
+    def maintain(self, encode: Encode) -> None:
+        """Start checkpointing and repairing in the background."""
+        self._maintenance = threading.Thread(
+            target=self._maintain, args=(encode,), name="maintenance", daemon=True
+        )
+        self._maintenance.start()
+
+    def close(self) -> None:
+        """Bring the index to the disk and give the directory back."""
+        self._closing = True
+        self._work.set()
+        if self._maintenance is not None:
+            self._maintenance.join()
+        with self._write_lock:
+            self._checkpoint()
+            for opened in self._open.values():
+                opened.index.close()
+            self._open.clear()
+            self._ledger.close()
+            self._file_lock.release()
+
+    # Collections
+
+    def collection(self, name: str) -> Collection | None:
+        """Return a collection that can be searched; None if there is none at all.
+
+        Raises:
+            NotFoundError: If other collections exist, but not this one.
+            ConflictError: If it was made with other models or chunking.
+        """
+        found = self._named(name)
+        if found is None:
+            names = [collection.name for collection in self._ledger.collections()]
+            if not names:
+                return None
+            listed = ", ".join(repr(name) for name in names)
+            msg = f"There is no collection {name!r}. There are: {listed}."
+            raise NotFoundError(msg)
+        return self._checked(found)
+
+    def collection_for_writing(self, name: str) -> Collection:
+        """Return a collection, created if need be.
+
+        Raises:
+            ConflictError: If it was made with other models or chunking.
+        """
+        with self._write_lock:
+            found = self._named(name)
+            if found is None:
+                self._check_space()
+                self._ledger.create_collection(
+                    name,
+                    models=self._models,
+                    fingerprint=self._fingerprint,
+                    now=time.time(),
+                )
+                found = self._named(name)
+        if found is None:
+            msg = "A collection was created and is not there."
+            raise AssertionError(msg)
+        return self._checked(found)
+
+    def _named(self, name: str) -> Collection | None:
+        for collection in self._ledger.collections():
+            if collection.name.casefold() == name.casefold():
+                if collection.name != name:
+                    msg = (
+                        f"There is a collection {collection.name!r}; names that differ"
+                        f" only in case are one name. Use {collection.name!r}."
+                    )
+                    raise ConflictError(msg)
+                return collection
+        return None
+
+    def _checked(self, collection: Collection) -> Collection:
+        if collection.fingerprint != self._fingerprint:
+            msg = (
+                f"The collection {collection.name!r} was made with {collection.models};"
+                f" the settings name {self._models}. Their vectors do not compare. Set"
+                " HYBRID_SEARCH_MODELS and the chunk settings as they were, name another"
+                " collection, or encode it again with:"
+                f" mcp-hybrid-search reindex {collection.name}"
+            )
+            raise ConflictError(msg)
+        return collection
+
+    def collections(self) -> list[CollectionInfo]:
+        """Describe every collection."""
+        counts = self._ledger.counts()
+        texts = self._ledger.text_bytes()
+        return [
+            CollectionInfo(
+                name=collection.name,
+                model_set=collection.models,
+                documents=counts.get(collection.key, (0, 0))[0],
+                chunks=counts.get(collection.key, (0, 0))[1],
+                size_bytes=texts.get(collection.key, 0)
+                + size_bytes(self._index_path(collection.key)),
+                created_at=collection.created_at,
+            )
+            for collection in self._ledger.collections()
+        ]
+
+    # Documents
+
+    def find(
+        self, collection: Collection, namespace: str, document_id: str
+    ) -> DocumentRow | None:
+        """Return a document's row, or None."""
+        return self._ledger.find(collection, namespace, document_id)
+
+    def chunks(self, row: DocumentRow, *, first: int, limit: int) -> list[Chunk]:
+        """Return chunks of a document in order; a negative limit means all."""
+        return self._ledger.chunks(row.key, first=first, limit=limit)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other writers out, so that what was found stays true."""
+        with self._write_lock:
+            yield
+
+    def write(
+        self,
+        collection: Collection,
+        document: Document,
+        chunks: Sequence[Chunk],
+        encoded: Sequence[Encoded],
+        *,
+        content_hash: bytes,
+    ) -> None:
+        """Store a document in place of the one with its id, whole or not at all.
+
+        Raises:
+            StoreUnavailableError: If the disk is full or cannot be written.
+        """
+        with self._write_lock:
+            self._check_space()
+            opened = self._opened(collection)
+            first = self._ledger.next_point_id()
+            points = [
+                Point(first + i, vectors, document) for i, vectors in enumerate(encoded)
+            ]
+            opened.dirty = True
+            try:
+                opened.index.upsert(points)
+                key, replaced = self._ledger.write(
+                    collection,
+                    document,
+                    chunks,
+                    first_point_id=first,
+                    content_hash=content_hash,
+                )
+            except BaseException:
+                opened.index.delete([point.point_id for point in points])
+                raise
+            opened.index.delete(replaced)
+            opened.unflushed.append(key)
+        self._work.set()
+
+    def delete(self, collection: Collection, namespace: str, document_id: str) -> bool:
+        """Delete a document; False if there is none."""
+        with self._write_lock:
+            opened = self._opened(collection)
+            points = self._ledger.delete(collection, namespace, document_id)
+            if points:
+                opened.dirty = True
+                opened.index.delete(points)
+        self._work.set()
+        return bool(points)
+
+    # Search
+
+    def rankings(
+        self,
+        collection: Collection,
+        query: Encoded,
+        *,
+        namespace: str,
+        filter_: Filter | None,
+        limit: int,
+    ) -> dict[str, Ranking]:
+        """Rank the chunks of a namespace by each stage; see `EdgeIndex.rankings`."""
+        if not self._dims and not self._index_path(collection.key).exists():
+            return {}
+        opened = self._opened(collection)
+        if opened.pending:
+            self._complete.wait(REPAIR_GRACE_SECONDS)
+        return opened.index.rankings(
+            query, namespace=namespace, filter_=filter_, limit=limit
+        )
+
+    def hits(
+        self, namespace: str, point_ids: Sequence[int]
+    ) -> dict[int, tuple[int, Document, Chunk]]:
+        """Return (document key, document, chunk) of the points that are still true."""
+        return {
+            point_id: found
+            for point_id, found in self._ledger.hits(point_ids).items()
+            if found[1].namespace == namespace
+        }
+
+    def notices(self, collection: Collection) -> list[str]:
+        """Say what a search of this collection cannot find now."""
+        opened = self._open.get(collection.key)
+        if opened is None:
+            return []
+        notices = [opened.notice] if opened.notice else []
+        if opened.pending:
+            notices.append(
+                f"{len(opened.pending)} documents are being indexed again and cannot be"
+                " found yet; search again in a minute."
+            )
+        return notices
+
+    def chunk_count(self, collection: Collection, namespace: str) -> int:
+        """Return how many chunks a namespace holds."""
+        return self._ledger.chunk_count(collection, namespace)
+
+    # Reindexing
+
+    def documents_of(self, name: str) -> tuple[Collection, list[int]]:
+        """Return a collection, whatever it was made with, and its documents' keys."""
+        found = self._named(name)
+        if found is None:
+            msg = f"There is no collection {name!r}."
+            raise NotFoundError(msg)
+        return found, self._ledger.document_keys(found)
+
+    def document_by_key(self, key: int) -> DocumentRow | None:
+        """Return a document by its key, or None if it is gone."""
+        return self._ledger.document(key)
+
+    def replace_collection(self, old: Collection, new: Collection) -> None:
+        """Let `new` take the place of `old`, whose index is removed."""
+        with self._write_lock:
+            self._checkpoint()
+            self._ledger.replace_collection(old, new)
+            self._drop_index(old)
+
+    def delete_collection(self, collection: Collection) -> None:
+        """Remove a collection with everything in it."""
+        with self._write_lock:
+            self._ledger.delete_collection(collection.key)
+            self._drop_index(collection)
+
+    def _drop_index(self, collection: Collection) -> None:
+        opened = self._open.pop(collection.key, None)
+        if opened is not None:
+            opened.index.close()
+        shutil.rmtree(self._index_path(collection.key), ignore_errors=True)
+
+    # Keeping the index equal to the ledger
+
+    def _index_path(self, key: int) -> Path:
+        return self._root / "index" / str(key)
+
+    def _opened(self, collection: Collection) -> _Open:
+        # A search must not wait for a long write to give the lock back.
+        opened = self._open.get(collection.key)
+        if opened is not None:
+            return opened
+        with self._write_lock:
+            opened = self._open.get(collection.key)
+            if opened is None:
+                opened = self._reconciled(collection)
+                self._open[collection.key] = opened
+                if opened.pending:
+                    self._complete.clear()
+                    self._work.set()
+            return opened
+
+    def _reconciled(self, collection: Collection) -> _Open:
+        """Open an index and compare it with the ledger, point by point."""
+        path = self._index_path(collection.key)
+        notice = None
+        try:
+            index = self._load(path)
+        except StoreUnavailableError as exc:
+            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            path.rename(aside)
+            index = self._load(path)
+            notice = (
+                f"The index of {collection.name!r} was damaged. It was moved to {aside}"
+                " and is being rebuilt from the ledger; no document is lost."
+            )
+            log.warning("%s (%s)", notice, exc)
+        expected = self._ledger.point_ids(collection)
+        present = index.point_ids()
+        missing = {key for point, key in expected.items() if point not in present}
+        if missing:
+            self._ledger.mark_indexed(missing, indexed=False)
+        index.delete(
+            [p for p in present if p not in expected or expected[p] in missing]
+        )
+        return _Open(index, self._ledger.unindexed(collection)[::-1], [], True, notice)
+
+    def _load(self, path: Path) -> EdgeIndex:
+        return EdgeIndex(path, dims=self._dims, storage=self._settings.token_storage)
+
+    def _maintain(self, encode: Encode) -> None:
+        oldest = 0.0
+        while not self._closing:
+            if self._repair(encode):
+                continue
+            self._complete.set()
+            if not any(opened.dirty for opened in self._open.copy().values()):
+                self._work.wait()
+                self._work.clear()
+                oldest = time.monotonic()
+                continue
+            busy = self._work.wait(CHECKPOINT_IDLE_SECONDS)
+            self._work.clear()
+            if not busy or time.monotonic() - oldest > CHECKPOINT_SECONDS:
+                self._checkpoint_or_log()
+                oldest = time.monotonic()
+
+    def _checkpoint_or_log(self) -> None:
+        try:
+            with self._write_lock:
+                self._checkpoint()
+        except HybridSearchError as exc:
+            # Nothing is lost: the ledger has it, and the next one may succeed.
+            log.warning("The index could not be brought to the disk: %s", exc)
+            time.sleep(CHECKPOINT_IDLE_SECONDS)
+
+    def _checkpoint(self) -> None:
+        for opened in self._open.values():
+            if opened.dirty:
+                opened.index.flush()
+                self._ledger.mark_indexed(opened.unflushed)
+                opened.unflushed.clear()
+                opened.dirty = False
+
+    def _repair(self, encode: Encode) -> bool:
+        """Encode some of what an index lacks; False if nothing is left to do."""
+        for opened in self._open.copy().values():
+            if opened.pending:
+                try:
+                    self._repair_document(opened, opened.pending[-1], encode)
+                except HybridSearchError as exc:
+                    # The models are missing or the disk is full: told by searches.
+                    log.warning("A document could not be indexed again: %s", exc)
+                    return False
+                opened.pending.pop()
+                return True
+        return False
+
+    def _repair_document(self, opened: _Open, key: int, encode: Encode) -> None:
+        row = self._ledger.document(key)
+        if row is None:
+            return
+        ids = self._ledger.document_point_ids(key)
+        for first in range(0, len(ids), REPAIR_CHUNKS):
+            chunks = self._ledger.chunks(key, first=first, limit=REPAIR_CHUNKS)
+            encoded = encode(row.document.title, chunks)
+            with self._write_lock:
+                # Replaced meanwhile: its points must not come back.
+                if self._ledger.document(key) is None:
+                    return
+                self._check_space()
+                opened.index.upsert(
+                    Point(point_id, vectors, row.document)
+                    for point_id, vectors in zip(ids[first:], encoded, strict=False)
+                )
+                opened.dirty = True
+        opened.unflushed.append(key)
+
+    def _check_space(self) -> None:
+        # Edge maps its files: a full disk would kill the process (SIGBUS).
+        free = shutil.disk_usage(self._root).free
+        if free < self._settings.min_free_bytes:
+            msg = (
+                f"The disk that holds {self._root} has {free / 1e6:,.0f} MB free; at"
+                f" least {self._settings.min_free_bytes / 1e6:,.0f} MB are kept free"
+                " (HYBRID_SEARCH_MIN_FREE_BYTES). Nothing was stored. Free space, then"
+                " retry; searching goes on."
+            )
+            raise StoreUnavailableError(msg)
+        if not os.access(self._root, os.W_OK):
+            msg = f"{self._root} cannot be written. Give this user write permission."
+            raise StoreUnavailableError(msg)
+
+
+def _locked(root: Path) -> FileLock:
+    """Create the data directory and take its lock.
+
+    Raises:
+        StoreUnavailableError: If another process has it, naming that process.
+    """
+    if root.is_symlink() or (root / "lock").is_symlink():
+        msg = f"{root} or its lock is a symbolic link. Name the directory itself."
+        raise StoreUnavailableError(msg)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(root / "lock", mode=0o600)
+        lock.acquire(timeout=0)
+    except Timeout:
+        msg = (
+            f"{root} is in use by {_owner(root)}. Close that program, or give this one"
+            " a directory of its own with HYBRID_SEARCH_DATA_DIR."
+        )
+        raise StoreUnavailableError(msg) from None
+    except OSError as exc:
+        msg = f"{root} cannot be used as data directory: {exc.strerror}."
+        raise StoreUnavailableError(msg) from exc
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    (root / "owner").write_text(f"process {os.getpid()}, since {started}")
+    return lock
+
+
+def _owner(root: Path) -> str:
+    try:
+        return (root / "owner").read_text()
+    except OSError:
+        return "another process"

@@ -1,0 +1,440 @@
+"""The record of truth: every document and chunk, in one SQLite file.
+
+The only module that talks to SQLite. A chunk's row id is the id of its point in
+the index and is never given out again, so whatever the index still holds of a
+replaced or deleted document leads to no row and is not a hit.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcp_hybrid_search.documents import Chunk, Document
+from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE collections (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    folded_name TEXT NOT NULL UNIQUE,
+    models TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    created_at REAL NOT NULL
+) STRICT;
+CREATE TABLE documents (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    collection_key INTEGER NOT NULL REFERENCES collections ON DELETE CASCADE,
+    namespace TEXT NOT NULL,
+    document_id TEXT NOT NULL,
+    title TEXT,
+    source TEXT,
+    metadata TEXT NOT NULL,
+    content_hash BLOB NOT NULL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    chunk_count INTEGER NOT NULL,
+    indexed INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (collection_key, namespace, document_id)
+) STRICT;
+CREATE INDEX documents_not_indexed ON documents (collection_key) WHERE NOT indexed;
+CREATE TABLE chunks (
+    point_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    document_key INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    chunk_index INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    UNIQUE (document_key, chunk_index)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection's row."""
+
+    key: int
+    name: str
+    models: str
+    fingerprint: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """A document's row: the document and what only the engine needs."""
+
+    key: int
+    document: Document
+    content_hash: bytes
+
+
+class Ledger:
+    """One open ledger. Safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the ledger; a file of another version is refused.
+
+        Raises:
+            StoreUnavailableError: If the file is damaged, of another version or
+                cannot be opened.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        with self._errors():
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False
+            )
+            self._prepare()
+
+    def _prepare(self) -> None:
+        # FULL syncs the log at every commit: what is acknowledged is on the disk.
+        for pragma in (
+            "trusted_schema = OFF",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            self._db.execute(f"PRAGMA {pragma}")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            with self._transaction():
+                for statement in _SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            msg = (
+                f"The ledger {self.path} has version {version}; this program reads"
+                f" version {SCHEMA_VERSION}. Use the program that wrote it, or name"
+                " another directory in HYBRID_SEARCH_DATA_DIR."
+            )
+            raise StoreUnavailableError(msg)
+        (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise sqlite3.DatabaseError(state)
+
+    def close(self) -> None:
+        """Close the file; what was committed is on the disk already."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except HybridSearchError:
+            raise
+        except sqlite3.Error as exc:
+            raise StoreUnavailableError(_explained(exc, self.path)) from exc
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _rows(self, sql: str, *parameters: Any) -> list[Any]:
+        with self._lock, self._errors():
+            return self._db.execute(sql, parameters).fetchall()
+
+    # Collections
+
+    def collections(self) -> list[Collection]:
+        """Return every collection by name."""
+        return [
+            Collection(*row)
+            for row in self._rows(
+                "SELECT key, name, models, fingerprint, created_at"
+                " FROM collections ORDER BY name"
+            )
+        ]
+
+    def create_collection(
+        self, name: str, *, models: str, fingerprint: str, now: float
+    ) -> None:
+        """Add a collection; a name that differs in case only is the same name."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO collections"
+                " (name, folded_name, models, fingerprint, created_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (name, name.casefold(), models, fingerprint, now),
+            )
+
+    def delete_collection(self, key: int) -> None:
+        """Remove a collection with its documents."""
+        with self._transaction():
+            self._db.execute("DELETE FROM collections WHERE key = ?", (key,))
+
+    def replace_collection(self, old: Collection, new: Collection) -> None:
+        """Let `new` take the name and the age of `old`, which is removed."""
+        with self._transaction():
+            self._db.execute("DELETE FROM collections WHERE key = ?", (old.key,))
+            self._db.execute(
+                "UPDATE collections SET name = ?, folded_name = ?, created_at = ?"
+                " WHERE key = ?",
+                (old.name, old.name.casefold(), old.created_at, new.key),
+            )
+
+    def counts(self) -> dict[int, tuple[int, int]]:
+        """Return (documents, chunks) by collection key."""
+        return {
+            key: (documents, chunks)
+            for key, documents, chunks in self._rows(
+                "SELECT collection_key, count(*), sum(chunk_count)"
+                " FROM documents GROUP BY collection_key"
+            )
+        }
+
+    def text_bytes(self) -> dict[int, int]:
+        """Return the size of the stored text by collection key."""
+        return dict(
+            self._rows(
+                "SELECT collection_key, sum(length(CAST(text AS BLOB))) FROM chunks"
+                " JOIN documents ON key = document_key GROUP BY collection_key"
+            )
+        )
+
+    def chunk_count(self, collection: Collection, namespace: str) -> int:
+        """Return how many chunks a namespace holds."""
+        ((count,),) = self._rows(
+            "SELECT coalesce(sum(chunk_count), 0) FROM documents"
+            " WHERE collection_key = ? AND namespace = ?",
+            collection.key,
+            namespace,
+        )
+        return int(count)
+
+    # Documents
+
+    def find(
+        self, collection: Collection, namespace: str, document_id: str
+    ) -> DocumentRow | None:
+        """Return a document, or None."""
+        rows = self._rows(
+            f"SELECT {_DOCUMENT} FROM documents JOIN collections"
+            " ON collections.key = collection_key"
+            " WHERE collection_key = ? AND namespace = ? AND document_id = ?",
+            collection.key,
+            namespace,
+            document_id,
+        )
+        return _document_row(rows[0]) if rows else None
+
+    def document_keys(self, collection: Collection) -> list[int]:
+        """Return every document's key, oldest first."""
+        rows = self._rows(
+            "SELECT key FROM documents WHERE collection_key = ? ORDER BY key",
+            collection.key,
+        )
+        return [key for (key,) in rows]
+
+    def document(self, key: int) -> DocumentRow | None:
+        """Return a document by its key, or None if it is gone."""
+        rows = self._rows(
+            f"SELECT {_DOCUMENT} FROM documents JOIN collections"
+            " ON collections.key = collection_key WHERE documents.key = ?",
+            key,
+        )
+        return _document_row(rows[0]) if rows else None
+
+    def chunks(self, key: int, *, first: int = 0, limit: int = -1) -> list[Chunk]:
+        """Return chunks of a document in order; a negative limit means all."""
+        return [
+            Chunk(*row)
+            for row in self._rows(
+                "SELECT chunk_index, start, text FROM chunks WHERE document_key = ?"
+                " AND chunk_index >= ? ORDER BY chunk_index LIMIT ?",
+                key,
+                first,
+                limit,
+            )
+        ]
+
+    def next_point_id(self) -> int:
+        """Return the lowest point id that was never given out."""
+        rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'")
+        return rows[0][0] + 1 if rows else 1
+
+    def write(
+        self,
+        collection: Collection,
+        document: Document,
+        chunks: Sequence[Chunk],
+        *,
+        first_point_id: int,
+        content_hash: bytes,
+    ) -> tuple[int, list[int]]:
+        """Commit a document in place of the one with its id.
+
+        Returns:
+            The document's key and the point ids of the chunks it replaced.
+        """
+        with self._transaction():
+            replaced = self._remove(
+                collection, document.namespace, document.document_id
+            )
+            key = self._db.execute(
+                "INSERT INTO documents (collection_key, namespace, document_id,"
+                " title, source, metadata, content_hash, created_at, updated_at,"
+                " chunk_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    collection.key,
+                    document.namespace,
+                    document.document_id,
+                    document.title,
+                    document.source,
+                    json.dumps(dict(document.metadata), ensure_ascii=False),
+                    content_hash,
+                    document.created_at,
+                    document.updated_at,
+                    len(chunks),
+                ),
+            ).lastrowid
+            self._db.executemany(
+                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
+                (
+                    (first_point_id + i, key, chunk.index, chunk.start, chunk.text)
+                    for i, chunk in enumerate(chunks)
+                ),
+            )
+        if key is None:
+            msg = "SQLite gave no row id."
+            raise AssertionError(msg)
+        return key, replaced
+
+    def delete(
+        self, collection: Collection, namespace: str, document_id: str
+    ) -> list[int]:
+        """Delete a document; returns the point ids of its chunks."""
+        with self._transaction():
+            return self._remove(collection, namespace, document_id)
+
+    def _remove(
+        self, collection: Collection, namespace: str, document_id: str
+    ) -> list[int]:
+        points = self._rows(
+            "SELECT point_id FROM chunks JOIN documents ON key = document_key"
+            " WHERE collection_key = ? AND namespace = ? AND document_id = ?",
+            collection.key,
+            namespace,
+            document_id,
+        )
+        self._db.execute(
+            "DELETE FROM documents"
+            " WHERE collection_key = ? AND namespace = ? AND document_id = ?",
+            (collection.key, namespace, document_id),
+        )
+        return [point for (point,) in points]
+
+    # What the index holds
+
+    def hits(self, point_ids: Iterable[int]) -> dict[int, tuple[int, Document, Chunk]]:
+        """Return (document key, document, chunk) by point id; the rest are gone."""
+        ids = json.dumps(list(point_ids))
+        rows = self._rows(
+            "SELECT point_id, chunk_index, start, chunks.text,"
+            f" {_DOCUMENT} FROM chunks"
+            " JOIN documents ON documents.key = document_key"
+            " JOIN collections ON collections.key = collection_key"
+            " WHERE point_id IN (SELECT value FROM json_each(?))",
+            ids,
+        )
+        documents: dict[int, Document] = {}
+        found = {}
+        for point_id, index, start, text, *rest in rows:
+            key = rest[0]
+            if key not in documents:
+                documents[key] = _document_row(rest).document
+            found[point_id] = (key, documents[key], Chunk(index, start, text))
+        return found
+
+    def point_ids(self, collection: Collection) -> dict[int, int]:
+        """Return the document key of every point that must be in the index."""
+        return dict(
+            self._rows(
+                "SELECT point_id, document_key FROM chunks"
+                " JOIN documents ON key = document_key"
+                " WHERE collection_key = ? AND indexed",
+                collection.key,
+            )
+        )
+
+    def document_point_ids(self, key: int) -> list[int]:
+        """Return the point ids of a document's chunks in order."""
+        rows = self._rows(
+            "SELECT point_id FROM chunks WHERE document_key = ? ORDER BY chunk_index",
+            key,
+        )
+        return [point for (point,) in rows]
+
+    def unindexed(self, collection: Collection) -> list[int]:
+        """Return the documents whose points may not have reached the disk."""
+        rows = self._rows(
+            "SELECT key FROM documents WHERE collection_key = ? AND NOT indexed"
+            " ORDER BY key",
+            collection.key,
+        )
+        return [key for (key,) in rows]
+
+    def mark_indexed(self, keys: Iterable[int], *, indexed: bool = True) -> None:
+        """Record that the index holds these documents on disk, or does not."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE documents SET indexed = ?"
+                " WHERE key IN (SELECT value FROM json_each(?))",
+                (int(indexed), json.dumps(list(keys))),
+            )
+
+
+_DOCUMENT = (
+    "documents.key, document_id, name, namespace, title, source, metadata,"
+    " documents.created_at, updated_at, chunk_count, content_hash"
+)
+
+
+def _document_row(row: Sequence[Any]) -> DocumentRow:
+    key, identity, name, namespace, title, source, metadata, *rest = row
+    created_at, updated_at, chunk_count, content_hash = rest
+    loaded: Mapping[str, Any] = json.loads(metadata)
+    document = Document(
+        document_id=identity,
+        collection=name,
+        namespace=namespace,
+        title=title,
+        source=source,
+        metadata=loaded,
+        created_at=created_at,
+        updated_at=updated_at,
+        chunk_count=chunk_count,
+    )
+    return DocumentRow(key, document, content_hash)
+
+
+def _explained(error: sqlite3.Error, path: Path) -> str:
+    text = str(error)
+    if "full" in text:
+        return f"The disk that holds {path.parent} is full. Free space, then retry."
+    if "readonly" in text or "unable to open" in text:
+        return (
+            f"{path.parent} cannot be written. Give this user write permission, or"
+            " name another directory in HYBRID_SEARCH_DATA_DIR."
+        )
+    if "malformed" in text or "not a database" in text or "Page " in text:
+        return (
+            f"The ledger {path} is damaged ({text}). Nothing was changed. Put back a"
+            " copy of it, or save what can be read with"
+            f" `sqlite3 {path.name} .recover`, or move it away to start empty."
+        )
+    return f"The ledger {path} failed: {text}."
