@@ -7,6 +7,7 @@ for `initialize`, and needs none of what they import.
 import logging
 import os
 import sys
+from functools import partial
 
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import load_settings
@@ -31,15 +32,20 @@ def _serve() -> None:
     settings = load_settings()
     logging.basicConfig(level=settings.log_level, stream=sys.stderr)
 
-    import anyio  # noqa: PLC0415 - a typo in a setting is told before the slow part
+    # A typo in a setting is told before the second that the rest takes.
+    import anyio  # noqa: PLC0415
 
     from mcp_hybrid_search.opening import Opening  # noqa: PLC0415
     from mcp_hybrid_search.server import create_server  # noqa: PLC0415
-    from mcp_hybrid_search.stdio import leave_within, serve  # noqa: PLC0415
+    from mcp_hybrid_search.stdio import serve  # noqa: PLC0415
 
     opening = Opening(settings)
+    server = create_server(opening, settings)
     try:
-        anyio.run(_served, create_server(opening, settings), settings, serve)
+        anyio.run(partial(serve, server, max_line_bytes=settings.max_line_bytes))
     finally:
-        leave_within(LEAVE_SECONDS)
         opening.close()
+
+
+if __name__ == "__main__":
+    main()
