@@ -23,7 +23,9 @@ _EXPECTED = {
 }
 
 
-def without_nulls(arguments: Mapping[str, Any], required: Iterable[str]) -> dict[str, Any]:
+def without_nulls(
+    arguments: Mapping[str, Any], required: Iterable[str]
+) -> dict[str, Any]:
     """Drop arguments that are null, which means "not given" unless required."""
     kept = set(required)
     return {k: v for k, v in arguments.items() if v is not None or k in kept}

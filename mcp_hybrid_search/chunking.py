@@ -87,5 +87,7 @@ def joined(chunks: Sequence[Chunk]) -> str:
     """Return the running text of neighbouring chunks, overlaps told once."""
     if not chunks:
         return ""
-    rest = (after.text[before.end - after.start :] for before, after in pairwise(chunks))
+    rest = (
+        after.text[before.end - after.start :] for before, after in pairwise(chunks)
+    )
     return chunks[0].text + "".join(rest)

@@ -6,7 +6,7 @@ must not wait for.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,7 +147,10 @@ class FastEmbedEncoders:
         finally:
             # If one encoder failed or was stopped, the other stops too.
             _settle(dense, colbert)
-        return [item for _, item in sorted(zip(order, encoded, strict=True), key=itemgetter(0))]
+        return [
+            item
+            for _, item in sorted(zip(order, encoded, strict=True), key=itemgetter(0))
+        ]
 
     def _encode_dense(
         self, texts: list[str], advance: Callable[[], None]
@@ -220,7 +223,9 @@ class FastEmbedEncoders:
             return load(spec, directory, _options(self._settings, self._threads))
 
     def _measure(self) -> None:
-        tokenizers = [self._dense.model.tokenizer, self._colbert.tokenizer]
+        # TextEmbedding's base class does not declare the tokenizer it has.
+        dense: Any = self._dense.model
+        tokenizers = [dense.tokenizer, self._colbert.tokenizer]
         limits = [t.truncation["max_length"] for t in tokenizers]
         narrowest = tokenizers[limits.index(min(limits))]
         special = narrowest.num_special_tokens_to_add(is_pair=False)
@@ -232,6 +237,10 @@ class FastEmbedEncoders:
             raise AssertionError(msg)
         self.dims = {"dense": len(vectors.dense), "colbert": vectors.colbert.shape[1]}
 
+
+_COLBERTS = ("answerdotai/answerai-colbert-small-v1", "colbert-ir/colbertv2.0")
+"""The catalogue's models of FastEmbed's class `Colbert`."""
+
 _Loader = Callable[[ModelSpec, Path | None, dict[str, Any]], Any]
 
 
@@ -242,7 +251,10 @@ class _Colbert(Colbert):
     """
 
     def _preprocess_onnx_input(
-        self, onnx_input: dict[str, Any], is_doc: bool = True, **kwargs: Any
+        self,
+        onnx_input: dict[str, Any],
+        is_doc: bool = True,  # noqa: FBT001, FBT002 - the parent's signature
+        **kwargs: Any,
     ) -> dict[str, Any]:
         inputs = super()._preprocess_onnx_input(onnx_input, is_doc=is_doc, **kwargs)
         if "token_type_ids" in inputs:
@@ -266,9 +278,7 @@ def _load_dense(
     if directory is None:
         return TextEmbedding(spec.name, **options)
     if spec.files:
-        return TextEmbedding(
-            spec.name, specific_model_path=str(directory), **options
-        )
+        return TextEmbedding(spec.name, specific_model_path=str(directory), **options)
     name = f"directory/{directory}"
     known = {model["model"] for model in TextEmbedding.list_supported_models()}
     if name not in known:
@@ -302,15 +312,13 @@ def _onnx_file(directory: Path) -> str:
 def _load_colbert(
     spec: ModelSpec, directory: Path | None, options: dict[str, Any]
 ) -> Any:
-    colberts = {model.model for model in Colbert._list_supported_models()}
-    if directory is None and spec.name not in colberts:
+    if directory is None and spec.name not in _COLBERTS:
         return LateInteractionTextEmbedding(spec.name, **options).model
-    if directory is None or spec.files:
-        name, path = spec.name, directory
-    else:
-        # A directory is laid out as the catalogue's ColBERT: model.onnx at its top.
-        name, path = "colbert-ir/colbertv2.0", directory
-    return _Colbert(name, specific_model_path=path and str(path), **options)
+    if directory is None:
+        return _Colbert(spec.name, **options)
+    # A directory is laid out as the catalogue's ColBERT: model.onnx at its top.
+    name = spec.name if spec.files else "colbert-ir/colbertv2.0"
+    return _Colbert(name, specific_model_path=str(directory), **options)
 
 
 def _load_sparse(spec: ModelSpec, settings: Settings) -> Any:

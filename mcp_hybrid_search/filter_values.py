@@ -1,9 +1,10 @@
 """Metadata as the index holds it, so that filters can find it. Pure.
 
-Every value of a path is a keyword under ``v_<path>``; its numbers are also under
-``n_<path>``, its dates as epoch seconds under ``t_<path>``. Equality is a match of
-keywords, hence exact for any type; an order is a range over numbers. No key ever holds
-two types: Qdrant Edge takes the boolean of a match for the integer 1 or 0.
+Payload ``m`` holds under ``v`` a keyword for every value, ``<path>=<value>``, and one for
+every path that has a value, ``<path>``: a single keyword index answers equality and
+existence for any key, exactly and for any type. Numbers are also under ``n_<path>`` and
+dates, as epoch seconds, under ``t_<path>``: an order is a range over numbers. No payload
+key holds two types: Qdrant Edge takes a boolean to match for the integer 1 or 0.
 """
 
 import math
@@ -16,7 +17,9 @@ from typing import Any, TypeAlias
 Scalar: TypeAlias = str | bool | int | float
 
 METADATA_KEY = "m"
+KEYWORDS = "v"
 NAME_LIMIT = 64
+TEXT_LIMIT = 128
 _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d)"
     r"(?:[T ](\d\d:\d\d)(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:\d\d)?)?",
@@ -35,15 +38,14 @@ def filterable(metadata: Mapping[str, object]) -> dict[str, list[Any]]:
     Args:
         metadata: Valid JSON, at most 16 deep.
     """
-    values_by_path: dict[str, list[object]] = {}
+    values_by_path: dict[str, list[Any]] = {}
     for path, value in _leaves(metadata, ""):
         values_by_path.setdefault(path, []).append(value)
     payload: dict[str, dict[Any, None]] = {}
     for path, values in values_by_path.items():
         name = payload_name(path)
-        for value in values:
-            for kind, entry in _entries(value):
-                payload.setdefault(f"{kind}_{name}", {})[entry] = None
+        for key, entry in _entries(name, values):
+            payload.setdefault(key, {})[entry] = None
     return {key: list(entries) for key, entries in payload.items()}
 
 
@@ -57,17 +59,18 @@ def payload_name(path: str) -> str:
         name = re.sub(r"[^A-Za-z0-9_]", _escape, path)
         if len(name) <= NAME_LIMIT:
             return name
-    return f"--{sha256(path.encode()).hexdigest()}"
+    return f"--{_digest(path)}"
 
 
-def keyword(value: Scalar) -> str:
-    """Name a value so that equal values, and no others, have equal names."""
-    if isinstance(value, str):
-        return f"s:{value}"
+def keyword(name: str, value: Scalar) -> str:
+    """Spell a value of a path: equal values, and no others, are spelled alike."""
     if isinstance(value, bool):
-        return "b:true" if value else "b:false"
+        return f"{name}=b:{value}"
+    if isinstance(value, str):
+        short = len(value) <= TEXT_LIMIT
+        return f"{name}=s:{value}" if short else f"{name}=h:{_digest(value)}"
     whole = isinstance(value, int) or value.is_integer()
-    return f"n:{int(value)}" if whole else f"n:{value!r}"
+    return f"{name}=n:{int(value)}" if whole else f"{name}=n:{value!r}"
 
 
 def comparable(number: float) -> int | float:
@@ -133,17 +136,22 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def _entries(value: Any) -> Iterator[tuple[str, str | float]]:  # noqa: ANN401
-    if value is _OBJECT:
-        yield "v", "o:"  # equal to no operand, but there
-        return
-    yield "v", keyword(value)
-    if isinstance(value, str):
-        seconds = epoch_seconds(value)
-        if seconds is not None:
-            yield "t", comparable(seconds)
-    elif not isinstance(value, bool):
-        yield "n", comparable(value)
+def _entries(name: str, values: list[Any]) -> Iterator[tuple[str, str | float]]:
+    yield KEYWORDS, name
+    for value in values:
+        if value is _OBJECT:
+            continue
+        yield KEYWORDS, keyword(name, value)
+        if isinstance(value, str):
+            seconds = epoch_seconds(value)
+            if seconds is not None:
+                yield f"t_{name}", comparable(seconds)
+        elif not isinstance(value, bool):
+            yield f"n_{name}", comparable(value)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 def _escape(match: re.Match[str]) -> str:

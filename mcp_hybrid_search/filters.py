@@ -15,6 +15,7 @@ from mcp_hybrid_search.filter_operators import (
     read_operators,
 )
 from mcp_hybrid_search.filter_values import (
+    KEYWORDS,
     METADATA_KEY,
     Scalar,
     epoch_seconds,
@@ -27,6 +28,7 @@ from mcp_hybrid_search.filter_values import (
 __all__ = [
     "EVERYTHING",
     "FILTER_SCHEMA",
+    "KEYWORDS_KEY",
     "METADATA_KEY",
     "AllOf",
     "AnyOf",
@@ -39,6 +41,7 @@ __all__ = [
     "parse_filter",
 ]
 
+KEYWORDS_KEY = f"{METADATA_KEY}.{KEYWORDS}"
 DEPTH_LIMIT = 8
 CONDITION_LIMIT = 256
 _BOUNDS = ("gt", "gte", "lt", "lte")
@@ -184,11 +187,22 @@ class _Field:
     name: str
     kind: Literal["metadata", "text", "moment"]
 
-    def key(self, values: Literal["v", "n", "t"]) -> str:
-        """Name the payload key of the keywords, numbers or moments (t)."""
-        if self.kind != "metadata":
-            return self.name
-        return f"{METADATA_KEY}.{values}_{payload_name(self.name)}"
+    def one_of(self, values: tuple[Scalar, ...]) -> Filter:
+        if self.kind == "text":
+            return OneOf(self.name, tuple(str(value) for value in values))
+        name = payload_name(self.name)
+        return OneOf(KEYWORDS_KEY, tuple(keyword(name, value) for value in values))
+
+    def exists(self) -> Filter:
+        if self.kind == "metadata":
+            return OneOf(KEYWORDS_KEY, (payload_name(self.name),))
+        return Exists(self.name)
+
+    def range_key(self, *, dated: bool) -> str:
+        if self.kind == "metadata":
+            prefix = "t" if dated else "n"
+            return f"{METADATA_KEY}.{prefix}_{payload_name(self.name)}"
+        return self.name
 
 
 def _field(key: str) -> _Field:
@@ -206,28 +220,25 @@ def _matches(
         if name in _BOUNDS:
             continue
         if name == "exists" or operand is None:
-            condition: Filter = Exists(field.key("v"))
+            condition = field.exists()
             wanted = operand if name == "exists" else name == "ne"
         else:
             values = operand if isinstance(operand, list) else [operand]
-            condition = OneOf(field.key("v"), _keywords(field, values, place))
+            _require_equality(field, values, place)
+            condition = field.one_of(tuple(values))
             wanted = name in {"eq", "any"}
         yield condition if wanted else Not(condition)
 
 
-def _keywords(field: _Field, values: list[Scalar], place: str) -> tuple[str, ...]:
-    if field.kind == "metadata":
-        return tuple(keyword(value) for value in values)
+def _require_equality(field: _Field, values: list[Scalar], place: str) -> None:
     if field.kind == "moment":
         raise invalid(
             place,
             "is a moment, and hardly two are equal. Write a range such as "
             '{"gte": "2024-05-01", "lt": "2024-05-02"}.',
         )
-    texts = tuple(value for value in values if isinstance(value, str))
-    if len(texts) < len(values):
+    if field.kind == "text" and not all(isinstance(value, str) for value in values):
         raise invalid(place, f"can only equal text: {field.name} holds nothing else.")
-    return texts
 
 
 def _ranges(
@@ -247,7 +258,16 @@ def _ranges(
         if number is None:
             raise not_a_date(place, name)
         bounds[name] = range_bound(name, number)
-    yield InRange(field.key("t" if dated == {True} else "n"), **bounds)
+    yield InRange(field.range_key(dated=True in dated), **_tightest(bounds))
+
+
+def _tightest(bounds: dict[str, float]) -> dict[str, float]:
+    """Keep one bound per side: an indexed key of Qdrant heeds only one."""
+    if {"gt", "gte"} <= bounds.keys():
+        del bounds["gte" if bounds["gt"] >= bounds["gte"] else "gt"]
+    if {"lt", "lte"} <= bounds.keys():
+        del bounds["lte" if bounds["lt"] <= bounds["lte"] else "lt"]
+    return bounds
 
 
 def _require_depth(place: str, depth: int) -> None:

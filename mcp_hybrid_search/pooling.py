@@ -12,4 +12,6 @@ def pooled(tokens: Vectors, factor: int) -> Vectors:
         return tokens
     starts = np.arange(0, len(tokens), factor)
     sums: Vectors = np.add.reduceat(tokens, starts, axis=0)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    means: Vectors = sums / np.maximum(norms, 1e-12)
+    return means

@@ -1,6 +1,6 @@
 """The tools' results: models for their schemas, and text beside them. Pure."""
 
-import datetime
+import datetime as dt
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,9 +25,7 @@ _FLAGS = {
     "tag": re.compile("[\U000e0000-\U000e007f]"),
     "control": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
 }
-_BIDI_OR_TAG = re.compile(
-    f"{_FLAGS['bidirectional'].pattern}|{_FLAGS['tag'].pattern}"
-)
+_BIDI_OR_TAG = re.compile(f"{_FLAGS['bidirectional'].pattern}|{_FLAGS['tag'].pattern}")
 
 
 class StoredDocument(BaseModel):
@@ -210,11 +208,12 @@ def _cut(hits: list[SearchHit], characters: int) -> list[str]:
             kept, whole = max(characters, 0), len(hit.text)
             hit.text = hit.text[:kept]
             del hits[place + 1 :]
-            return [
+            notice = (
                 f"max_tokens: the text of hit {place + 1} was cut to {kept} of {whole}"
                 f" characters, and {dropped} hits after it were left out. Read more"
                 " with get-document."
-            ]
+            )
+            return [notice]
         characters -= len(hit.text)
     return []
 
@@ -290,7 +289,7 @@ def collections(infos: Sequence[CollectionInfo]) -> Collections:
 
 def iso(seconds: float) -> str:
     """Return a time as ISO 8601 in UTC, to the millisecond."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

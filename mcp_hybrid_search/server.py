@@ -164,7 +164,7 @@ def _add_store_tools(
     async def store_document(
         context: Context[None, Any],
         text: Text,
-        id: Id = "",  # noqa: A002 - the public name
+        id: Id = "",
         title: Title = "",
         source: Source = "",
         metadata: Metadata = {},  # noqa: B006
@@ -233,18 +233,18 @@ def _add_search_tool(
         limit: Annotated[int, Field(ge=1, le=100, description="Hits to return.")] = 10,
         collection: CollectionName = "",
         namespace: Namespace = "",
-        filter: Annotated[  # noqa: A002 - the public name
+        filter: Annotated[
             dict[str, Any], Field(json_schema_extra=FILTER_SCHEMA)
         ] = {},  # noqa: B006
         per_document: Annotated[
             bool, Field(description="One hit a document; false: one a chunk.")
-        ] = True,  # noqa: FBT002
+        ] = True,
         max_tokens: Annotated[
             int, Field(ge=0, description="Most tokens of text; 0: all of it.")
         ] = 0,
         explain: Annotated[
             bool, Field(description="Add scores and matching words; slower.")
-        ] = False,  # noqa: FBT002
+        ] = False,
     ) -> Annotated[CallToolResult, results.SearchHits]:
         """Find stored passages by meaning and by exact words, best first.
 
@@ -275,7 +275,7 @@ def _add_document_tools(
     @server.tool("get-document", title="Read a document", annotations=_READS)
     async def get_document(
         context: Context[None, Any],
-        id: DocumentId,  # noqa: A002 - the public name
+        id: DocumentId,
         collection: CollectionName = "",
         namespace: Namespace = "",
         first_chunk: Annotated[
@@ -303,7 +303,7 @@ def _add_document_tools(
     @server.tool("delete-document", title="Delete a document", annotations=_DELETES)
     async def delete_document(
         context: Context[None, Any],
-        id: DocumentId,  # noqa: A002 - the public name
+        id: DocumentId,
         collection: CollectionName = "",
         namespace: Namespace = "",
     ) -> Annotated[CallToolResult, results.Deleted]:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import anyio
@@ -137,6 +138,7 @@ class _Client:
                     self._reading.cancel()
             finally:
                 leave_within(leave_seconds)
+            _logger.info("leaving; calls in flight: %d", len(self._unanswered_ids))
             self._draining.deadline = anyio.current_time() + drain_seconds
             with self._draining:
                 while self._unanswered_ids:
@@ -145,11 +147,12 @@ class _Client:
 
     async def write(self) -> None:
         """Write what the server sends until it, or the client, is gone."""
+        thread = _DaemonThread()
         async with self._from_server:
             async for item in self._from_server:
                 line = _encoded(item.message)
                 try:
-                    await _in_daemon_thread(partial(_write_all, self._stdout, line))
+                    await thread.run(partial(_write_all, self._stdout, line))
                 except OSError:
                     self._reading.cancel()
                     self._draining.cancel()
@@ -158,9 +161,10 @@ class _Client:
                     await self._settle(item.message.id)
 
     async def _read_lines(self) -> None:
+        thread = _DaemonThread()
         read = partial(os.read, self._stdin, CHUNK_BYTES)
         with suppress(OSError):
-            while chunk := await _in_daemon_thread(read):
+            while chunk := await thread.run(read):
                 for line in self._lines.feed(chunk):
                     await self._take(line)
         for line in self._lines.feed(b"\n"):
@@ -263,7 +267,7 @@ def _skimmed_id(data: bytes) -> RequestId | None:
     return int(number) if number else text.decode()
 
 
-def _message(value: Any) -> JSONRPCMessage:  # noqa: ANN401 - JSON can be anything
+def _message(value: Any) -> JSONRPCMessage:
     if not isinstance(value, dict):
         reason = "A line must be one JSON object; batches are not supported."
         raise _RefusedError(INVALID_REQUEST, reason, None)
@@ -341,17 +345,25 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-async def _in_daemon_thread(call: Callable[[], _T]) -> _T:
-    """Await a blocking call in a thread that never keeps the process alive."""
-    future: Future[_T] = Future()
-    # A running future cannot be cancelled, so the thread can always set it.
-    future.set_running_or_notify_cancel()
+class _DaemonThread:
+    """Runs blocking calls one after another and never keeps the process alive."""
 
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except OSError as error:
-            future.set_exception(error)
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
 
-    threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(future)
+    async def run(self, call: Callable[[], _T]) -> _T:
+        """Await `call`; cancelled, leave it to itself."""
+        future: Future[_T] = Future()
+        # A running future cannot be cancelled, so the thread can always set it.
+        future.set_running_or_notify_cancel()
+        self._calls.put((call, future))
+        return await asyncio.wrap_future(future)
+
+    def _run(self) -> None:
+        while True:
+            call, future = self._calls.get()
+            try:
+                future.set_result(call())
+            except OSError as error:
+                future.set_exception(error)

@@ -27,9 +27,9 @@ def matches(value: dict[str, Any], document: dict[str, Any]) -> bool:
 
 def _holds(key: str, inner: Any, document: dict[str, Any]) -> bool:  # noqa: ANN401
     if key == "and":
-        return all([matches(part, document) for part in inner])
+        return all(matches(part, document) for part in inner)
     if key == "or":
-        return any([matches(part, document) for part in inner])
+        return any(matches(part, document) for part in inner)
     if key == "not":
         return not matches(inner, document)
     values = list(_values_of(key, document))
@@ -46,7 +46,7 @@ def _values_of(key: str, document: dict[str, Any]) -> Iterator[Any]:
             timed = key.endswith("_at")
             yield Moment(document[key]) if timed else document[key]
         return
-    wanted = key[len("metadata.") :] if key.startswith("metadata.") else key
+    wanted = key.removeprefix("metadata.")
     for path, value in _walk(document["metadata"], []):
         if ".".join(path) == wanted and value is not None:
             yield value

@@ -102,7 +102,7 @@ class EdgeIndex:
                     limit=count + 1, with_payload=False, with_vector=False
                 )
             )
-        return {int(record.id) for record in records}  # type: ignore[arg-type]
+        return {int(record.id) for record in records}
 
     def rankings(
         self, query: Encoded, *, namespace: str, filter_: Filter | None, limit: int
@@ -140,7 +140,7 @@ class EdgeIndex:
         stages = [*first, COLBERT][: len(answers)]
         return {
             stage: sorted(
-                ((int(point.id), point.score) for point in points),  # type: ignore[arg-type]
+                ((int(point.id), point.score) for point in points),
                 key=lambda scored: (-scored[1], scored[0]),
             )
             for stage, points in zip(stages, answers, strict=True)

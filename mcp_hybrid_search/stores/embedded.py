@@ -10,7 +10,6 @@ import os
 import shutil
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +60,12 @@ class EmbeddedStore:
     """The store of one data directory; one process at a time has it."""
 
     def __init__(
-        self, settings: Settings, *, models: str, fingerprint: str, dims: Mapping[str, int]
+        self,
+        settings: Settings,
+        *,
+        models: str,
+        fingerprint: str,
+        dims: Mapping[str, int],
     ) -> None:
         """Lock the directory and open its ledger; indexes open when first used.
 
@@ -324,9 +328,13 @@ class EmbeddedStore:
             raise NotFoundError(msg)
         return found, self._ledger.document_keys(found)
 
-    def document_by_key(self, key: int) -> DocumentRow | None:
-        """Return a document by its key, or None if it is gone."""
-        return self._ledger.document(key)
+    def document_by_key(self, key: int) -> DocumentRow:
+        """Return a document by a key that `documents_of` gave."""
+        row = self._ledger.document(key)
+        if row is None:
+            msg = "A document was deleted while its collection was encoded again."
+            raise NotFoundError(msg)
+        return row
 
     def replace_collection(self, old: Collection, new: Collection) -> None:
         """Let `new` take the place of `old`, whose index is removed."""
@@ -335,11 +343,13 @@ class EmbeddedStore:
             self._ledger.replace_collection(old, new)
             self._drop_index(old)
 
-    def delete_collection(self, collection: Collection) -> None:
-        """Remove a collection with everything in it."""
+    def discard_collection(self, name: str) -> None:
+        """Remove a collection with everything in it, if it exists."""
         with self._write_lock:
-            self._ledger.delete_collection(collection.key)
-            self._drop_index(collection)
+            collection = self._named(name)
+            if collection is not None:
+                self._ledger.delete_collection(collection.key)
+                self._drop_index(collection)
 
     def _drop_index(self, collection: Collection) -> None:
         opened = self._open.pop(collection.key, None)
@@ -390,7 +400,8 @@ class EmbeddedStore:
         index.delete(
             [p for p in present if p not in expected or expected[p] in missing]
         )
-        return _Open(index, self._ledger.unindexed(collection)[::-1], [], True, notice)
+        pending = self._ledger.unindexed(collection)[::-1]
+        return _Open(index, pending, unflushed=[], dirty=True, notice=notice)
 
     def _load(self, path: Path) -> EdgeIndex:
         return EdgeIndex(path, dims=self._dims, storage=self._settings.token_storage)

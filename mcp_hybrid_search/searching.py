@@ -1,0 +1,134 @@
+"""A question on its way to hits: encoded, ranked, fused, grouped. Blocks."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mcp_hybrid_search.chunking import encoded_text, joined
+from mcp_hybrid_search.documents import Hit, SearchRequest, SearchResult
+from mcp_hybrid_search.embeddings import Encoded, Encoders
+from mcp_hybrid_search.filters import Filter, parse_filter
+from mcp_hybrid_search.ranking import Fused, fuse, grouped
+from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.stores.embedded import EmbeddedStore
+from mcp_hybrid_search.stores.ledger import Collection
+from mcp_hybrid_search.validation import check_search
+
+WIDENINGS = 4
+"""How often a search doubles its candidates to fill its limit."""
+
+NOTHING_STORED = (
+    "Nothing is stored yet. Store documents with store-document, or from files with"
+    " `mcp-hybrid-search add FILE`."
+)
+
+
+class Searcher:
+    """Answers searches over one store."""
+
+    def __init__(
+        self, store: EmbeddedStore, encoders: Encoders, settings: Settings
+    ) -> None:
+        self._store = store
+        self._encoders = encoders
+        self._settings = settings
+
+    def search(self, request: SearchRequest) -> SearchResult:
+        """Find passages by meaning, words and tokens; best first.
+
+        Raises:
+            InvalidInputError: If the request is out of its limits.
+            NotFoundError: If other collections exist, but not this one.
+        """
+        check_search(request, self._settings)
+        filter_ = None if request.filter is None else parse_filter(request.filter)
+        started = time.perf_counter()
+        collection = self._store.collection(request.collection)
+        if collection is None:
+            return SearchResult((), request.collection, (NOTHING_STORED,))
+        query = self._encoders.encode_query(request.query)
+        encoded_at = time.perf_counter()
+        hits, index_seconds = self._hits(collection, request, query, filter_)
+        if request.explain:
+            hits = [self._explained(hit, request.query) for hit in hits]
+        notices = tuple(self._notices(collection, request, found=bool(hits)))
+        ended = time.perf_counter()
+        seconds = {
+            "encode": encoded_at - started,
+            "index": index_seconds,
+            "read": ended - encoded_at - index_seconds,
+            "total": ended - started,
+        }
+        milliseconds = {name: value * 1000 for name, value in seconds.items()}
+        return SearchResult(tuple(hits), collection.name, notices, milliseconds)
+
+    def _hits(
+        self,
+        collection: Collection,
+        request: SearchRequest,
+        query: Encoded,
+        filter_: Filter | None,
+    ) -> tuple[list[Hit], float]:
+        """Search, and wider until the limit is filled or the rankings end."""
+        limit = max(self._settings.prefetch_limit, request.limit)
+        index_seconds = 0.0
+        for _ in range(WIDENINGS):
+            started = time.perf_counter()
+            rankings = self._store.rankings(
+                collection,
+                query,
+                namespace=request.namespace,
+                filter_=filter_,
+                limit=limit,
+            )
+            index_seconds += time.perf_counter() - started
+            hits = self._assembled(request, fuse(rankings))
+            exhausted = all(len(ranking) < limit for ranking in rankings.values())
+            if len(hits) >= request.limit or exhausted:
+                break
+            limit *= 2
+        return hits, index_seconds
+
+    def _assembled(self, request: SearchRequest, points: Sequence[Fused]) -> list[Hit]:
+        found = self._store.hits(
+            request.namespace, [point.point_id for point in points]
+        )
+        groups = grouped(
+            points,
+            {point: (key, chunk.index) for point, (key, _, chunk) in found.items()},
+            per_document=request.per_document,
+            join_first=request.limit,
+        )
+        return [
+            Hit(
+                document=found[best.point_id][1],
+                chunk_index=found[best.point_id][2].index,
+                text=joined([found[point.point_id][2] for _, point in run]),
+                score=best.score,
+                ranks=best.ranks,
+                stage_scores=best.scores,
+            )
+            for best, run in groups[: request.limit]
+        ]
+
+    def _explained(self, hit: Hit, query: str) -> Hit:
+        text = encoded_text(None, hit.text)
+        return replace(hit, token_matches=self._encoders.token_matches(query, text))
+
+    def _notices(
+        self, collection: Collection, request: SearchRequest, *, found: bool
+    ) -> Iterator[str]:
+        yield from self._store.notices(collection)
+        if self._encoders.problem is not None:
+            yield f"Only keyword search (BM25) ran. {self._encoders.problem}"
+        excess = self._encoders.query_excess(request.query)
+        if excess:
+            yield (
+                f"The last {excess} tokens of the query were used for keyword search"
+                " only; ask shorter."
+            )
+        if not found and not self._store.chunk_count(collection, request.namespace):
+            yield (
+                f"Nothing is stored in namespace {request.namespace!r} of collection"
+                f" {collection.name!r} yet."
+            )

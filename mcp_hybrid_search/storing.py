@@ -1,0 +1,231 @@
+"""Documents on their way in: checked, cut into chunks, encoded, written. Blocks."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mcp_hybrid_search.chunking import Chunking, encoded_text, split, title_for
+from mcp_hybrid_search.documents import (
+    Chunk,
+    Document,
+    NewDocument,
+    Status,
+    Stored,
+    derived_id,
+)
+from mcp_hybrid_search.embeddings import Encoded, Encoders
+from mcp_hybrid_search.errors import (
+    ConflictError,
+    HybridSearchError,
+    ModelUnavailableError,
+)
+from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.stores.embedded import EmbeddedStore
+from mcp_hybrid_search.stores.ledger import Collection
+from mcp_hybrid_search.validation import check_document
+
+WINDOW_CHUNKS = 64
+"""Chunks encoded together: enough to sort by length, few enough to keep in memory."""
+
+Outcome = Stored | HybridSearchError
+
+_LONG_TITLE = (
+    "The title is long: all of it is kept, but only its beginning helps to find the"
+    " document by title."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document that is going to be stored; its id is known."""
+
+    place: int
+    """Among the documents that came with it."""
+    document: NewDocument
+    content_hash: bytes
+    encoded_title: str | None
+    chunks: Sequence[Chunk]
+
+    def texts(self) -> list[str]:
+        """Return what the encoders see, chunk by chunk."""
+        return [encoded_text(self.encoded_title, chunk.text) for chunk in self.chunks]
+
+
+class DocumentWriter:
+    """Turns new documents into stored ones."""
+
+    def __init__(
+        self, store: EmbeddedStore, encoders: Encoders, settings: Settings
+    ) -> None:
+        self._store = store
+        self._encoders = encoders
+        self._settings = settings
+        self._chunking = Chunking(
+            min(settings.chunk_tokens, encoders.token_limit),
+            settings.chunk_overlap_tokens,
+        )
+
+    def prepare(
+        self, documents: Sequence[NewDocument]
+    ) -> tuple[list[Prepared], dict[int, Outcome]]:
+        """Check and cut documents.
+
+        Returns:
+            Those to encode and write, and the outcomes of the others by place.
+        """
+        prepared: list[Prepared] = []
+        outcomes: dict[int, Outcome] = {}
+        for place, document in enumerate(documents):
+            try:
+                item = self._prepare(place, document)
+            except HybridSearchError as exc:
+                outcomes[place] = exc
+                continue
+            if isinstance(item, Stored):
+                outcomes[place] = item
+            else:
+                prepared.append(item)
+        return prepared, outcomes
+
+    def _prepare(self, place: int, document: NewDocument) -> Prepared | Stored:
+        check_document(document, self._settings)
+        tokenizer = self._encoders.tokenizer
+        if tokenizer is None:
+            msg = f"Nothing can be stored without all models. {self._encoders.problem}"
+            raise ModelUnavailableError(msg)
+        collection = self._store.collection_for_writing(document.collection)
+        document = self._completed(collection, document)
+        content_hash = _content_hash(document)
+        settled = self._settled(collection, document, content_hash)
+        if settled is not None:
+            return settled
+        title = title_for(document.title, tokenizer, self._chunking)
+        chunks = split(
+            document.text, title=title, tokenizer=tokenizer, chunking=self._chunking
+        )
+        return Prepared(place, document, content_hash, title, chunks)
+
+    def _completed(self, collection: Collection, document: NewDocument) -> NewDocument:
+        """Give a document its id; without one, what it omits stays as it was."""
+        if document.document_id is not None:
+            return document
+        identity = derived_id(document.namespace, document.text)
+        row = self._store.find(collection, document.namespace, identity)
+        document = replace(document, document_id=identity)
+        if row is None:
+            return document
+        stored = row.document
+        return replace(
+            document,
+            title=stored.title if document.title is None else document.title,
+            source=stored.source if document.source is None else document.source,
+            metadata=(
+                stored.metadata if document.metadata is None else document.metadata
+            ),
+        )
+
+    def _settled(
+        self, collection: Collection, document: NewDocument, content_hash: bytes
+    ) -> Stored | None:
+        """Return the outcome if nothing needs to be written."""
+        identity = document.document_id or ""
+        row = self._store.find(collection, document.namespace, identity)
+        if row is None:
+            return None
+        status: Status | None = None
+        if row.content_hash == content_hash:
+            status = "unchanged"
+        elif document.if_exists == "skip":
+            status = "skipped"
+        elif document.if_exists == "error":
+            msg = (
+                f"There is a document {identity!r} already. Choose another id, or"
+                ' if_exists="replace".'
+            )
+            raise ConflictError(msg)
+        if status is None:
+            return None
+        return Stored(identity, collection.name, status, row.document.chunk_count)
+
+    def encode(
+        self, texts: Sequence[str], advance: Callable[[], None]
+    ) -> list[Encoded]:
+        """Encode the texts of a window; see `Encoders.encode_documents`."""
+        return self._encoders.encode_documents(texts, advance=advance)
+
+    def encode_again(self, title: str | None, chunks: Sequence[Chunk]) -> list[Encoded]:
+        """Encode chunks as they were when their document was stored."""
+        tokenizer = self._encoders.tokenizer
+        if tokenizer is None:
+            raise ModelUnavailableError(self._encoders.problem)
+        title = title_for(title, tokenizer, self._chunking)
+        texts = [encoded_text(title, chunk.text) for chunk in chunks]
+        return self._encoders.encode_documents(texts, advance=lambda: None)
+
+    def write(self, item: Prepared, encoded: Sequence[Encoded]) -> Outcome:
+        """Store a prepared document, whole or not at all."""
+        try:
+            with self._store.writing():
+                return self._write(item, encoded)
+        except HybridSearchError as exc:
+            return exc
+
+    def _write(self, item: Prepared, encoded: Sequence[Encoded]) -> Stored:
+        document = item.document
+        identity = document.document_id or ""
+        collection = self._store.collection_for_writing(document.collection)
+        # Another call may have stored it since it was prepared.
+        settled = self._settled(collection, document, item.content_hash)
+        if settled is not None:
+            return settled
+        row = self._store.find(collection, document.namespace, identity)
+        now = time.time()
+        created_at, updated_at = document.times or (
+            row.document.created_at if row else now,
+            now,
+        )
+        self._store.write(
+            collection,
+            Document(
+                document_id=identity,
+                collection=collection.name,
+                namespace=document.namespace,
+                title=document.title,
+                source=document.source,
+                metadata=document.metadata or {},
+                created_at=created_at,
+                updated_at=updated_at,
+                chunk_count=len(item.chunks),
+            ),
+            item.chunks,
+            encoded,
+            content_hash=item.content_hash,
+        )
+        return Stored(
+            identity,
+            collection.name,
+            "replaced" if row else "created",
+            len(item.chunks),
+            () if item.encoded_title == document.title else (_LONG_TITLE,),
+        )
+
+
+def windows(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    """Group documents so that a group has `WINDOW_CHUNKS` chunks or a little more."""
+    window: list[Prepared] = []
+    chunks = 0
+    for item in prepared:
+        window.append(item)
+        chunks += len(item.chunks)
+        if chunks >= WINDOW_CHUNKS:
+            yield window
+            window, chunks = [], 0
+    if window:
+        yield window
+
+
+def _content_hash(document: NewDocument) -> bytes:
+    parts = [document.text, document.title, document.source, document.metadata or {}]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
