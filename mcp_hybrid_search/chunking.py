@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 TITLE_SHARE = 4
 """A title may take one part in this many of a chunk's tokens."""
 
+WIDEST_TOKEN = 16
+"""Characters a token has at most, on the average of a chunk: a tokenizer takes any
+word over a hundred characters for one unknown token."""
+
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e"
     "\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
@@ -77,9 +81,18 @@ def split(
     capacity = chunking.chunk_tokens - taken
     overlap = min(chunking.overlap_tokens, capacity // 4)
     splitter = MarkdownSplitter if _MARKDOWN.search(text) else TextSplitter
-    pieces = splitter.from_huggingface_tokenizer(
+    cut = splitter.from_huggingface_tokenizer(
         tokenizer, capacity, overlap=overlap, trim=False
-    ).chunk_indices(text)
+    ).chunk_indices
+    widest = capacity * WIDEST_TOKEN
+    pieces = []
+    for start, piece in cut(text):
+        if len(piece) <= widest:
+            pieces.append((start, piece))
+            continue
+        for first in range(0, len(piece), widest):
+            for offset, part in cut(piece[first : first + widest]):
+                pieces.append((start + first + offset, part))
     return [Chunk(index, start, piece) for index, (start, piece) in enumerate(pieces)]
 
 

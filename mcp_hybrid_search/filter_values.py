@@ -1,10 +1,10 @@
 """Metadata as the index holds it, so that filters can find it. Pure.
 
-Payload ``m`` holds under ``v`` a keyword for every value, ``<path>=<value>``, and one for
-every path that has a value, ``<path>``: a single keyword index answers equality and
-existence for any key, exactly and for any type. Numbers are also under ``n_<path>`` and
-dates, as epoch seconds, under ``t_<path>``: an order is a range over numbers. No payload
-key holds two types: Qdrant Edge takes a boolean to match for the integer 1 or 0.
+Payload ``m`` holds under ``v`` a keyword for every value, ``<path>=<value>``, and one
+for every path that has a value, ``<path>``: a single keyword index answers equality and
+existence for any key, exactly and for any type. Numbers are also under ``n_<path>``,
+dates, as epoch seconds, under ``t_<path>``: an order is a range over numbers. No
+payload key holds two types: Qdrant Edge takes a boolean to match for the integer 1 or 0.
 """
 
 import math
@@ -31,7 +31,7 @@ _OBJECT = object()
 
 
 def filterable(metadata: Mapping[str, object]) -> dict[str, list[Any]]:
-    """Flatten metadata to lists of values, by key of payload ``m``.
+    """Flatten metadata to what the index holds under `METADATA_KEY`.
 
     Keys of nested objects are joined by ``.``; lists contribute each element.
 

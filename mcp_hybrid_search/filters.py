@@ -1,6 +1,6 @@
 """The filter language of the tools: JSON in, a small tree out. Pure.
 
-`parse_filter` reads a filter, `filterable` prepares metadata for it. The tree names
+`parse_filter` reads a filter; `filter_values` prepares metadata for it. The tree names
 payload keys and the values in them, so a store only copies it into its own form.
 """
 
@@ -19,27 +19,10 @@ from mcp_hybrid_search.filter_values import (
     METADATA_KEY,
     Scalar,
     epoch_seconds,
-    filterable,
     keyword,
     payload_name,
     range_bound,
 )
-
-__all__ = [
-    "EVERYTHING",
-    "FILTER_SCHEMA",
-    "KEYWORDS_KEY",
-    "METADATA_KEY",
-    "AllOf",
-    "AnyOf",
-    "Exists",
-    "Filter",
-    "InRange",
-    "Not",
-    "OneOf",
-    "filterable",
-    "parse_filter",
-]
 
 KEYWORDS_KEY = f"{METADATA_KEY}.{KEYWORDS}"
 DEPTH_LIMIT = 8

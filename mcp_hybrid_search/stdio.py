@@ -327,12 +327,11 @@ def _signals_call(leave: Callable[[], None]) -> Iterator[None]:
 
 def _claim_standard_streams() -> tuple[int, int]:
     """Move stdin and stdout out of everyone else's reach."""
-    # Opened first, it takes the place of a stderr that the launcher closed, where
-    # a copy of stdout must not land.
     devnull = os.open(os.devnull, os.O_RDWR)
     stdin, stdout = os.dup(0), os.dup(1)
     os.dup2(devnull, 0)
-    os.dup2(2, 1)
+    # Where the launcher closed stderr, 2 is by now the event loop's own.
+    os.dup2(devnull if sys.stderr is None else 2, 1)
     with suppress(OSError):
         rebind_std_handle_to_fd(0)
         rebind_std_handle_to_fd(1)

@@ -25,7 +25,7 @@ def matches(value: dict[str, Any], document: dict[str, Any]) -> bool:
     return all(_holds(key, inner, document) for key, inner in value.items())
 
 
-def _holds(key: str, inner: Any, document: dict[str, Any]) -> bool:  # noqa: ANN401
+def _holds(key: str, inner: Any, document: dict[str, Any]) -> bool:
     if key == "and":
         return all(matches(part, document) for part in inner)
     if key == "or":
@@ -52,7 +52,7 @@ def _values_of(key: str, document: dict[str, Any]) -> Iterator[Any]:
             yield value
 
 
-def _walk(value: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:  # noqa: ANN401
+def _walk(value: Any, path: list[str]) -> Iterator[tuple[list[str], Any]]:
     if isinstance(value, dict):
         yield path, OBJECT
         for key, inner in value.items():
@@ -86,13 +86,13 @@ def _has(operands: list[Any], values: list[Any]) -> bool:
     return any(_equal(one, other) for one in operands for other in values)
 
 
-def _equal(one: Any, other: Any) -> bool:  # noqa: ANN401
+def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     return bool(one == other)
 
 
-def _within(bounds: dict[str, Any], value: Any) -> bool:  # noqa: ANN401
+def _within(bounds: dict[str, Any], value: Any) -> bool:
     for name, operand in bounds.items():
         dates = isinstance(operand, str)
         one, other = _number(value, dates=dates), _number(operand, dates=dates)
@@ -108,7 +108,7 @@ def _within(bounds: dict[str, Any], value: Any) -> bool:  # noqa: ANN401
     return True
 
 
-def _number(value: Any, *, dates: bool) -> float | None:  # noqa: ANN401
+def _number(value: Any, *, dates: bool) -> float | None:
     """Give the number that ranges compare: the documented limit is here, too."""
     if isinstance(value, str):
         value = epoch_seconds(value) if dates else None

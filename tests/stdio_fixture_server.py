@@ -16,8 +16,7 @@ server = MCPServer("fixture")
 
 
 def report(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @server.tool()

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from mcp_hybrid_search.errors import InvalidInputError
 from mcp_hybrid_search.filter_values import (
+    METADATA_KEY,
     comparable,
     epoch_seconds,
+    filterable,
     keyword,
     payload_name,
     range_bound,
@@ -25,13 +27,11 @@ from mcp_hybrid_search.filter_values import (
 from mcp_hybrid_search.filters import (
     EVERYTHING,
     FILTER_SCHEMA,
-    METADATA_KEY,
     AllOf,
     Exists,
     InRange,
     Not,
     OneOf,
-    filterable,
     parse_filter,
 )
 from mcp_hybrid_search.stores.edge_filters import to_edge
@@ -155,7 +155,7 @@ def corpora(draw: st.DrawFn, filter_count: int = 1) -> tuple[list[Any], ...]:
     )
 
 
-def depth_of(value: Any) -> int:  # noqa: ANN401
+def depth_of(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value
     below = max((depth_of(x) for x in inner if isinstance(x, dict | list)), default=0)
     return below + isinstance(value, dict)
@@ -211,7 +211,7 @@ def expected(corpus: list[dict[str, Any]], value: dict[str, Any]) -> set[Any]:
     return {number for number, one in enumerate(corpus) if matches(value, one)}
 
 
-def with_metadata(*metadata: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def with_metadata(*metadata: Any) -> list[dict[str, Any]]:
     rest = {"source": None, "title": None, "created_at": 0.0, "updated_at": None}
     return [{"metadata": one, **rest} for one in metadata]
 
@@ -495,7 +495,7 @@ def test_a_mistake_is_named_with_its_place(value: object, message: str) -> None:
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["and", "or", "not", "any", "gte", "exists", "source", "k"]),
         inner, max_size=3), max_leaves=12))  # fmt: skip
-def test_any_json_is_read_or_refused(value: Any) -> None:  # noqa: ANN401
+def test_any_json_is_read_or_refused(value: Any) -> None:
     with suppress(InvalidInputError):
         to_edge(parse_filter(value))
 

@@ -78,10 +78,10 @@ class Server:
 
 
 @contextmanager
-def started(**serve_arguments: float) -> Iterator[Server]:
+def started(*launcher: str, **serve_arguments: float) -> Iterator[Server]:
     """Start a server; a read that waits too long for it ends with its death."""
     with subprocess.Popen(
-        [sys.executable, str(FIXTURE), json.dumps(serve_arguments)],
+        [*launcher, sys.executable, str(FIXTURE), json.dumps(serve_arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,8 +97,8 @@ def started(**serve_arguments: float) -> Iterator[Server]:
 
 
 @contextmanager
-def running(**serve_arguments: float) -> Iterator[Server]:
-    with started(**serve_arguments) as server:
+def running(*launcher: str, **serve_arguments: float) -> Iterator[Server]:
+    with started(*launcher, **serve_arguments) as server:
         server.request("initialize", INITIALIZE)
         server.send(method="notifications/initialized")
         yield server
@@ -364,6 +364,18 @@ def test_what_a_tool_prints_never_reaches_stdout(server: Server) -> None:
     errors = server.stderr.read()
     assert b"stray text on the descriptor" in errors
     assert b"stray text, left in the buffer" in errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_a_closed_stderr_does_no_harm() -> None:
+    with running("sh", "-c", 'exec "$@" 2>&-', "sh", **PATIENTLY) as server:
+        server.call("printing")
+        assert server.receive()["result"]["content"][0]["text"] == ""
+
+        server.stdin.close()
+
+        assert server.stdout.read() == b""
+        assert server.exit_code() == 0
 
 
 @pytest.mark.parametrize(

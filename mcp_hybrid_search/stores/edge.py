@@ -17,7 +17,8 @@ import qdrant_edge as edge
 from mcp_hybrid_search.documents import BM25, COLBERT, DENSE, Document
 from mcp_hybrid_search.embeddings import Encoded
 from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
-from mcp_hybrid_search.filters import Filter, filterable
+from mcp_hybrid_search.filter_values import filterable
+from mcp_hybrid_search.filters import Filter
 from mcp_hybrid_search.stores.edge_filters import to_edge
 
 NAMESPACE = "namespace"

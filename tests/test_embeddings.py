@@ -1,0 +1,160 @@
+"""The bundled encoders, and what happens when one is missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcp_hybrid_search import models
+from mcp_hybrid_search.embeddings import BATCH_SIZE, FastEmbedEncoders
+from mcp_hybrid_search.errors import ModelUnavailableError
+from mcp_hybrid_search.models import bundle_directory
+from mcp_hybrid_search.settings import load_settings
+from tests.conftest import SharedEncoders
+
+
+def ignore() -> None:
+    """Count nothing."""
+
+
+def test_dimensions_are_measured_from_vectors(encoders: SharedEncoders) -> None:
+    query = encoders.encode_query("whale")
+    assert query.dense is not None
+    assert query.colbert is not None
+    assert encoders.dims == {
+        "dense": len(query.dense),
+        "colbert": len(query.colbert[0]),
+    }
+
+
+def test_vectors_come_back_in_the_order_of_the_texts(encoders: SharedEncoders) -> None:
+    texts = ["a long text about whales and the sea " * 3, "soup", "the moon landing"]
+    together = encoders.encode_documents(texts, advance=ignore)
+    for text, encoded in zip(texts, together, strict=True):
+        (alone,) = encoders.encode_documents([text], advance=ignore)
+        assert encoded.bm25 == alone.bm25
+        assert encoded.dense is not None
+        assert alone.dense is not None
+        # int8 activations are scaled by batch, so vectors differ a little.
+        assert float(encoded.dense @ alone.dense) > 0.97
+
+
+def test_every_vector_is_normalised(encoders: SharedEncoders) -> None:
+    query = encoders.encode_query("whale")
+    (document,) = encoders.encode_documents(["The whale sank."], advance=ignore)
+    for vectors in (query.dense, query.colbert, document.dense, document.colbert):
+        norms = np.linalg.norm(np.atleast_2d(np.asarray(vectors, np.float32)), axis=1)
+        assert norms == pytest.approx(1, abs=2e-3)
+
+
+def test_a_text_advances_twice_and_raising_stops_both_encoders(
+    encoders: SharedEncoders,
+) -> None:
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    encoders.encode_documents(["one", "two", "three"], advance=count)
+    assert calls == 6
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        raise InterruptedError
+
+    calls = 0
+    with pytest.raises(InterruptedError):
+        encoders.encode_documents(["text"] * 5 * BATCH_SIZE, advance=stop)
+    assert calls == 2
+
+
+def test_query_tokens_beyond_the_model_are_counted(encoders: SharedEncoders) -> None:
+    assert encoders.query_excess("short") == 0
+    assert encoders.query_excess("word " * 600) == 600 - encoders.token_limit
+
+
+def test_matches_name_the_words_that_agree(encoders: SharedEncoders) -> None:
+    matches = encoders.token_matches("blue whale", "The whale is a mammal.")
+    best = {match.query_token: match.document_token for match in matches}
+    assert set(best) == {"blue", "whale"}
+    assert best["whale"] == "whale"
+    assert all(-1 <= match.similarity <= 1.001 for match in matches)
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_a_damaged_model_is_named_with_its_repair_and_leaves_keyword_search(
+    tmp_path: Path, damage: str
+) -> None:
+    copy = tmp_path / "data"
+    for folder in ("bge_small_en", "colbert"):
+        (copy / folder).mkdir(parents=True)
+        for file in (bundle_directory() / folder).iterdir():
+            (copy / folder / file.name).symlink_to(file)
+    model = copy / "bge_small_en" / "model.onnx"
+    model.unlink()
+    if damage == "altered":
+        model.write_bytes(b"not the model")
+
+    encoders = FastEmbedEncoders(models.bundled(copy), load_settings())
+
+    assert encoders.problem is not None
+    assert f"{model} is {damage}" in encoders.problem
+    assert models.REPAIR in encoders.problem
+    query = encoders.encode_query("whale")
+    assert (query.dense, query.colbert) == (None, None)
+    assert query.bm25.indices
+    with pytest.raises(ModelUnavailableError, match="Repair"):
+        encoders.encode_documents(["text"], advance=ignore)
+    encoders.close()
+
+
+def test_the_bundled_weights_can_be_given_as_directories(tmp_path: Path) -> None:
+    root = bundle_directory()
+    stopwords = tmp_path / "bm25"
+    stopwords.mkdir()
+    (stopwords / "english.txt").write_text("the\nis\n")
+    settings = load_settings(
+        models="custom",
+        dense_model=str(root / "bge_small_en"),
+        sparse_model=str(stopwords),
+        colbert_model=str(root / "colbert"),
+    )
+    encoders = FastEmbedEncoders(models.model_set(settings), settings)
+    assert encoders.problem is None
+    assert encoders.dims == {"dense": 384, "colbert": 384}
+    assert len(encoders.encode_query("the whale is").bm25.indices) == 1
+    encoders.close()
+
+
+def test_the_tutorial_set_is_the_tutorials_trio_and_says_when_the_hub_is_away(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(models="tutorial", offline=True, model_cache_dir=tmp_path)
+    chosen = models.model_set(settings)
+    assert [chosen.dense.name, chosen.sparse.name, chosen.colbert.name] == [
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "Qdrant/bm25",
+        "colbert-ir/colbertv2.0",
+    ]
+    with pytest.raises(
+        ModelUnavailableError, match="Qdrant/bm25.*HYBRID_SEARCH_MODELS"
+    ):
+        FastEmbedEncoders(chosen, settings)
+
+
+def test_fingerprints_differ_by_everything_that_changes_a_vector() -> None:
+    base = load_settings()
+    prints = {
+        models.fingerprint(models.model_set(settings), settings)
+        for settings in (
+            base,
+            load_settings(chunk_tokens=100),
+            load_settings(chunk_overlap_tokens=10),
+            load_settings(token_pooling=1),
+            load_settings(token_storage="float16"),
+            load_settings(models="tutorial"),
+        )
+    }
+    assert len(prints) == 6
