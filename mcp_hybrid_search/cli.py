@@ -6,8 +6,11 @@ for `initialize`, and needs none of what they import.
 
 import logging
 import os
+import signal
 import sys
 from functools import partial
+from types import FrameType
+from typing import NoReturn
 
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import load_settings
@@ -22,10 +25,17 @@ def main() -> None:
 
         app()
         return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Until the transport takes over there is nothing to bring to an end.
+        signal.signal(number, _leave)
     try:
         _serve()
     except HybridSearchError as exc:
         sys.exit(f"mcp-hybrid-search: {exc}")
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(0)
 
 
 def _serve() -> None:

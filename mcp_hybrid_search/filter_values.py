@@ -4,7 +4,7 @@ Payload ``m`` holds under ``v`` a keyword for every value, ``<path>=<value>``, a
 for every path that has a value, ``<path>``: a single keyword index answers equality and
 existence for any key, exactly and for any type. Numbers are also under ``n_<path>``,
 dates, as epoch seconds, under ``t_<path>``: an order is a range over numbers. No
-payload key holds two types: Qdrant Edge takes a boolean to match for the integer 1 or 0.
+payload key holds two types: Qdrant Edge takes a boolean to match for an integer.
 """
 
 import math

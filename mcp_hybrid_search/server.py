@@ -233,9 +233,7 @@ def _add_search_tool(
         limit: Annotated[int, Field(ge=1, le=100, description="Hits to return.")] = 10,
         collection: CollectionName = "",
         namespace: Namespace = "",
-        filter: Annotated[
-            dict[str, Any], Field(json_schema_extra=FILTER_SCHEMA)
-        ] = {},  # noqa: B006
+        filter: Annotated[dict[str, Any], Field(json_schema_extra=FILTER_SCHEMA)] = {},  # noqa: B006
         per_document: Annotated[
             bool, Field(description="One hit a document; false: one a chunk.")
         ] = True,

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         None, ge=1, le=64, description="Threads per encoder (default: half the cores)."
     )
     chunk_tokens: int = Field(
-        240,
+        480,
         ge=32,
         le=2048,
         description="Largest chunk, title included, in tokens of the model.",
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         "turbo8", description="How late-interaction vectors are stored."
     )
     prefetch_limit: int = Field(
-        50, ge=10, le=1000, description="Candidates taken from each first ranking."
+        40, ge=10, le=1000, description="Candidates taken from each first ranking."
     )
     max_text_bytes: int = Field(
         1_000_000, ge=1_000, le=10_000_000, description="Largest document, UTF-8."

@@ -7,14 +7,12 @@ what anything else prints goes to stderr, even when it is flushed at exit.
 import asyncio
 import logging
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -24,41 +22,20 @@ from mcp.os.win32.utilities import rebind_std_handle_to_fd
 from mcp.server import MCPServer
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp.types import (
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    ErrorData,
     JSONRPCError,
-    JSONRPCMessage,
-    JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
 )
-from pydantic import ValidationError
-from pydantic_core import from_json
+
+from mcp_hybrid_search.jsonrpc import Line, Lines, RefusedError, encoded, parsed
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
-HEAD_BYTES = 4096
-TAIL_BYTES = 1024
 
 DRAIN_SECONDS = 6.0
 FLUSH_SECONDS = 1.0
 LEAVE_SECONDS = 9.5
-
-_ID = rb'"id"\s*:\s*(?:(-?\d{1,18})|"([ !#-\[\]-~]{1,256})")\s*'
-_ID_BEFORE_PARAMS = re.compile(_ID + rb"[,}]")
-# The TypeScript SDK writes {"method":…,"params":…,"jsonrpc":"2.0","id":…}.
-_ID_AT_END = re.compile(rb'"jsonrpc"\s*:\s*"2\.0"\s*,\s*' + _ID + rb"\}\s*$")
-
-_REASONS = {
-    "recursion limit": "It is nested too deep; send a flatter value.",
-    "number out of range": "A number has too many digits; send it as a string.",
-    "hex escape": "It has half a surrogate pair; send whole characters.",
-    "control character": r"It has a raw control character; escape it as \u00XX.",
-}
-_ANY_REASON = "Send one complete JSON object per line, without NaN or Infinity."
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -84,7 +61,7 @@ async def serve(
             included, until the process exits with 0 whether or not it is done.
     """
     wire = _claim_standard_streams()
-    client = _Client(*wire, lines=_Lines(max_line_bytes))
+    client = _Client(*wire, lines=Lines(max_line_bytes))
     # run_stdio_async() does the same, but brings its own streams.
     lowlevel = server._lowlevel_server  # noqa: SLF001
     options = lowlevel.create_initialization_options()
@@ -106,7 +83,7 @@ def leave_within(seconds: float) -> None:
 class _Client:
     """The client behind two descriptors, as the streams that the SDK serves."""
 
-    def __init__(self, stdin: int, stdout: int, *, lines: "_Lines") -> None:
+    def __init__(self, stdin: int, stdout: int, *, lines: Lines) -> None:
         self._stdin = stdin
         self._stdout = stdout
         self._lines = lines
@@ -150,7 +127,7 @@ class _Client:
         thread = _DaemonThread()
         async with self._from_server:
             async for item in self._from_server:
-                line = _encoded(item.message)
+                line = encoded(item.message)
                 try:
                     await thread.run(partial(_write_all, self._stdout, line))
                 except OSError:
@@ -170,10 +147,10 @@ class _Client:
         for line in self._lines.feed(b"\n"):
             await self._take(line)
 
-    async def _take(self, line: "_Line") -> None:
+    async def _take(self, line: Line) -> None:
         try:
-            message = _parsed(line)
-        except _RefusedError as refused:
+            message = parsed(line)
+        except RefusedError as refused:
             await self._refusals.send(SessionMessage(refused.answer))
             return
         metadata = None
@@ -188,125 +165,6 @@ class _Client:
     async def _settle(self, request_id: RequestId | None) -> None:
         self._unanswered_ids -= {request_id}
         self._answered.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line without its newline; of one over the limit, only both ends."""
-
-    data: bytes
-    size_bytes: int
-    limit_bytes: int
-
-
-class _Lines:
-    """Cuts chunks into lines and never holds much more than the limit."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._data = bytearray()
-        self._size_bytes = 0
-
-    def feed(self, chunk: bytes) -> Iterator[_Line]:
-        """Yield the lines that `chunk` ends; blank ones are dropped."""
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            self._add(end)
-            line = _Line(bytes(self._data), self._size_bytes, self._limit_bytes)
-            self._data.clear()
-            self._size_bytes = 0
-            if line.data.strip():
-                yield line
-        self._add(rest)
-
-    def _add(self, part: bytes) -> None:
-        self._data += part
-        self._size_bytes += len(part)
-        if self._size_bytes > self._limit_bytes:
-            del self._data[HEAD_BYTES:-TAIL_BYTES]
-
-
-class _RefusedError(Exception):
-    """A line that is not a message; `answer` tells the client."""
-
-    def __init__(self, code: int, message: str, request_id: RequestId | None) -> None:
-        super().__init__(message)
-        error = ErrorData(code=code, message=message)
-        self.answer = JSONRPCError(jsonrpc="2.0", id=request_id, error=error)
-
-
-def _parsed(line: _Line) -> JSONRPCMessage:
-    if line.size_bytes > line.limit_bytes:
-        reason = (
-            f"The line has {line.size_bytes} bytes; the limit is {line.limit_bytes}. "
-            "Send less in one message."
-        )
-        raise _RefusedError(INVALID_REQUEST, reason, _skimmed_id(line.data))
-    try:
-        line.data.decode()
-        # Unlike json.loads, it refuses lone surrogates and any depth over 200.
-        return _message(from_json(line.data, allow_inf_nan=False))
-    except UnicodeDecodeError:
-        reason = "The line is not UTF-8. Send JSON encoded as UTF-8."
-    except ValueError as error:
-        details = (text for key, text in _REASONS.items() if key in str(error))
-        reason = f"The line cannot be parsed. {next(details, _ANY_REASON)}"
-    raise _RefusedError(PARSE_ERROR, reason, _skimmed_id(line.data))
-
-
-def _skimmed_id(data: bytes) -> RequestId | None:
-    """Read a request's id off a line that cannot be parsed."""
-    envelope = data[:HEAD_BYTES].partition(b'"params"')[0]
-    # A response carries an id of ours, which must not fail a request of theirs.
-    if b'"result"' in envelope or b'"error"' in envelope:
-        return None
-    found = _ID_BEFORE_PARAMS.search(envelope) or _ID_AT_END.search(data[-TAIL_BYTES:])
-    if found is None:
-        return None
-    number, text = found.groups()
-    return int(number) if number else text.decode()
-
-
-def _message(value: Any) -> JSONRPCMessage:
-    if not isinstance(value, dict):
-        reason = "A line must be one JSON object; batches are not supported."
-        raise _RefusedError(INVALID_REQUEST, reason, None)
-    try:
-        return _kind(value).model_validate(value, by_name=False)
-    except ValidationError as error:
-        field = error.errors(include_input=False, include_url=False)[0]["loc"][0]
-    reason = f'Not a JSON-RPC 2.0 message: "{field}" is missing or not as specified.'
-    raise _RefusedError(INVALID_REQUEST, reason, _request_id(value))
-
-
-def _kind(
-    value: dict[str, Any],
-) -> type[JSONRPCRequest | JSONRPCNotification | JSONRPCResponse | JSONRPCError]:
-    if "result" in value and "method" not in value:
-        return JSONRPCResponse
-    if "error" in value and "method" not in value:
-        return JSONRPCError
-    return JSONRPCRequest if "id" in value else JSONRPCNotification
-
-
-def _request_id(value: dict[str, Any]) -> RequestId | None:
-    request_id = value.get("id")
-    asks = _kind(value) is JSONRPCRequest
-    known = isinstance(request_id, int | str) and not isinstance(request_id, bool)
-    return request_id if asks and known else None
-
-
-def _encoded(message: JSONRPCMessage) -> bytes:
-    try:
-        return (
-            f"{message.model_dump_json(by_alias=True, exclude_unset=True)}\n".encode()
-        )
-    except ValueError:
-        _logger.warning("a %s cannot be encoded as JSON", type(message).__name__)
-    if not isinstance(message, JSONRPCResponse | JSONRPCError):
-        return b""
-    reason = "The answer has text that is not valid Unicode, so it cannot be sent."
-    return _encoded(_RefusedError(INTERNAL_ERROR, reason, message.id).answer)
 
 
 @contextmanager

@@ -46,3 +46,28 @@ def bm25(
             score += idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * len(words) / avg))
         scores.append(score)
     return scores
+
+
+def ward(tokens: Vectors, count: int) -> list[set[int]]:
+    """Ward clusters on 1 - cosine: merge what raises the sum of squares least.
+
+    The cost of merging A and B is derived from the squared dissimilarities of the
+    single tokens by the Lance-Williams recurrence, recomputed from its definition
+    |A||B| / (|A|+|B|) * (2 mean(A,B) - mean(A,A) - mean(B,B)).
+    """
+    squared = np.square(np.maximum(1 - tokens @ tokens.T, 0)).astype(np.float64)
+    np.fill_diagonal(squared, 0)
+    clusters = [{i} for i in range(len(tokens))]
+
+    def mean(a: set[int], b: set[int]) -> float:
+        return float(squared[np.ix_(sorted(a), sorted(b))].mean())
+
+    def cost(a: set[int], b: set[int]) -> float:
+        weight = len(a) * len(b) / (len(a) + len(b))
+        return weight * (2 * mean(a, b) - mean(a, a) - mean(b, b))
+
+    while len(clusters) > count:
+        pairs = [(i, j) for j in range(len(clusters)) for i in range(j)]
+        i, j = min(pairs, key=lambda p: cost(clusters[p[0]], clusters[p[1]]))
+        clusters[i] |= clusters.pop(j)
+    return clusters

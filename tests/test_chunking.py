@@ -38,7 +38,7 @@ texts = st.text(min_size=1, max_size=600) | st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(texts, st.none() | st.text(max_size=60))
 def test_chunks_concatenate_back_to_the_document(
     tokenizer: Tokenizer, text: str, title: str | None
@@ -51,7 +51,7 @@ def test_chunks_concatenate_back_to_the_document(
     assert all(a.start < b.start <= a.end for a, b in pairwise(chunks))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(texts, st.none() | st.text(max_size=60))
 def test_no_chunk_is_longer_than_the_model_takes(
     tokenizer: Tokenizer, text: str, title: str | None

@@ -551,6 +551,7 @@ def test_what_python_writes_is_read_back(moment: datetime) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(max_size=3))
 @example("a.b", "a-2eb")
+@example("\x012", "\x12")
 @example("😀", "-f0-9f-98-80")
 @example("--" + "0" * 64, "x" * 65)
 @example("x" * 64, "x" * 65)
@@ -563,6 +564,26 @@ def test_two_paths_never_share_a_name(one: str, other: str) -> None:
 NUMERIC = st.floats(allow_nan=False, allow_infinity=False) | st.integers(
     -(2**63), 2**63 - 1
 )
+
+
+@pytest.mark.parametrize(
+    ("number", "rounded"),
+    [
+        (0.1 + 0.2, 0.3),
+        (1.5, 1.5),
+        (10**15 + 1, 10**15 + 1),
+        (1e15 + 0.625, 10**15 + 1),
+        (2**53 + 1, 2**53),
+        (2**63 - 1, 9.22337203685478e18),
+        (-5e-324, 0),
+        (-1.7e308, -1e290),
+    ],
+)
+def test_ranges_compare_fifteen_digits_or_whole_numbers(
+    number: float, rounded: float
+) -> None:
+    assert comparable(number) == rounded
+    assert type(comparable(number)) is type(rounded)
 
 
 @settings(deadline=None, max_examples=60)

@@ -5,6 +5,7 @@ a shard can be made again. Its own write-ahead log is off: `flush` is the
 checkpoint, and the ledger knows what came after it.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,16 +61,9 @@ class EdgeIndex:
         """
         self._path = path
         with _edge_errors(path):
-            if path.exists():
-                self._shard = edge.EdgeShard.load(str(path))
-            else:
-                path.mkdir(mode=0o700, parents=True)
-                self._shard = edge.EdgeShard.create(str(path), _config(dims, storage))
-                self._shard.update(
-                    edge.UpdateOperation.create_field_index(
-                        NAMESPACE, edge.KeywordIndexParams(is_tenant=True)
-                    )
-                )
+            if not path.exists():
+                _create(path, _config(dims, storage))
+            self._shard = edge.EdgeShard.load(str(path))
 
     def close(self) -> None:
         """Close the shard without a checkpoint."""
@@ -146,6 +140,22 @@ class EdgeIndex:
             )
             for stage, points in zip(stages, answers, strict=True)
         }
+
+
+def _create(path: Path, config: edge.EdgeConfig) -> None:
+    """Make an empty shard, whole or not at all."""
+    draft = path.with_name(f"{path.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700, parents=True)
+    shard = edge.EdgeShard.create(str(draft), config)
+    shard.update(
+        edge.UpdateOperation.create_field_index(
+            NAMESPACE, edge.KeywordIndexParams(is_tenant=True)
+        )
+    )
+    shard.flush()
+    shard.close()
+    draft.rename(path)
 
 
 def _config(dims: Mapping[str, int], storage: str) -> edge.EdgeConfig:

@@ -28,7 +28,7 @@ def to_edge(condition: Filter) -> edge.Filter:
             return edge.Filter(must_not=[_condition(part)])
         case Exists(key):
             return edge.Filter(must_not=[edge.IsEmptyCondition(key)])
-        case OneOf() | InRange():
+        case _:
             return edge.Filter(must=[_condition(condition)])
 
 

@@ -9,13 +9,17 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcp_hybrid_search.documents import Chunk, Document
-from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
+from mcp_hybrid_search.errors import (
+    ConflictError,
+    HybridSearchError,
+    StoreUnavailableError,
+)
 
 SCHEMA_VERSION = 1
 
@@ -88,36 +92,57 @@ class Ledger:
         self.path = path
         self._lock = threading.RLock()
         with self._errors():
+            if path.exists():
+                self._check()
+            else:
+                self._create()
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False
             )
-            self._prepare()
+            # FULL syncs the log at every commit: what is acknowledged is on the disk.
+            for pragma in (
+                "trusted_schema = OFF",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+            ):
+                self._db.execute(f"PRAGMA {pragma}")
 
-    def _prepare(self) -> None:
-        # FULL syncs the log at every commit: what is acknowledged is on the disk.
-        for pragma in (
-            "trusted_schema = OFF",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            self._db.execute(f"PRAGMA {pragma}")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
-            msg = (
-                f"The ledger {self.path} has version {version}; this program reads"
-                f" version {SCHEMA_VERSION}. Use the program that wrote it, or name"
-                " another directory in HYBRID_SEARCH_DATA_DIR."
-            )
-            raise StoreUnavailableError(msg)
-        (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        if state != "ok":
-            raise sqlite3.DatabaseError(state)
+    def _create(self) -> None:
+        """Make the file whole or not at all: an empty one is always a damaged one."""
+        if self.path.with_name(f"{self.path.name}-wal").exists():
+            msg = "not a database: it is gone, and its -wal file is not"
+            raise sqlite3.DatabaseError(msg)
+        draft = self.path.with_name(f"{self.path.name}.new")
+        draft.unlink(missing_ok=True)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as db:
+            db.execute("BEGIN")
+            for statement in _SCHEMA.split(";\n"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            db.execute("COMMIT")
+        draft.rename(self.path)
+
+    def _check(self) -> None:
+        """Refuse a damaged file, or one of another version, as it is."""
+        # A connection that may write moves the log into the file when it closes.
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            db.execute("PRAGMA trusted_schema = OFF")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                msg = "not a database of this program"
+                raise sqlite3.DatabaseError(msg)
+            if version != SCHEMA_VERSION:
+                msg = (
+                    f"The ledger {self.path} has version {version}; this program reads"
+                    f" version {SCHEMA_VERSION}. Use the program that wrote it, or name"
+                    " another directory in HYBRID_SEARCH_DATA_DIR."
+                )
+                raise StoreUnavailableError(msg)
+            (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
 
     def close(self) -> None:
         """Close the file; what was committed is on the disk already."""
@@ -139,10 +164,12 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # A full disk makes SQLite roll back by itself.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _rows(self, sql: str, *parameters: Any) -> list[Any]:
         with self._lock, self._errors():
@@ -178,14 +205,33 @@ class Ledger:
             self._db.execute("DELETE FROM collections WHERE key = ?", (key,))
 
     def replace_collection(self, old: Collection, new: Collection) -> None:
-        """Let `new` take the name and the age of `old`, which is removed."""
+        """Let `new` take the name and the age of `old`, which is removed.
+
+        Raises:
+            ConflictError: If `old` was written to after it was copied.
+        """
         with self._transaction():
+            if self._versions(old) != self._versions(new):
+                msg = (
+                    f"The collection {old.name!r} was written to while it was encoded"
+                    " again. It is as it was; try again when nothing writes to it."
+                )
+                raise ConflictError(msg)
             self._db.execute("DELETE FROM collections WHERE key = ?", (old.key,))
             self._db.execute(
                 "UPDATE collections SET name = ?, folded_name = ?, created_at = ?"
                 " WHERE key = ?",
                 (old.name, old.name.casefold(), old.created_at, new.key),
             )
+
+    def _versions(self, collection: Collection) -> set[Any]:
+        return set(
+            self._rows(
+                "SELECT namespace, document_id, updated_at FROM documents"
+                " WHERE collection_key = ?",
+                collection.key,
+            )
+        )
 
     def counts(self) -> dict[int, tuple[int, int]]:
         """Return (documents, chunks) by collection key."""
@@ -435,6 +481,7 @@ def _explained(error: sqlite3.Error, path: Path) -> str:
         return (
             f"The ledger {path} is damaged ({text}). Nothing was changed. Put back a"
             " copy of it, or save what can be read with"
-            f" `sqlite3 {path.name} .recover`, or move it away to start empty."
+            f" `sqlite3 {path.name} .recover`, or move it and {path.name}-wal away to"
+            " start empty."
         )
     return f"The ledger {path} failed: {text}."

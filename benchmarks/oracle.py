@@ -1,0 +1,213 @@
+"""What must be true of a store after any crash, and the proof by its own tools."""
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.real_server import FailedError, RealServer
+
+REBUILD_SECONDS = 600.0
+RETIRED_CHECKED = 25
+"""Markers of versions gone long ago that are searched again after each crash."""
+HIT_LIMIT = 8
+
+_WORDS = (
+    "harbour morning ledger window garden winter copper engine letter river market"
+    " paper silver bridge village doctor kitchen summer orange travel music station"
+    " planet coffee forest history animal number question mountain island weather"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One text that was handed in under some id; every paragraph has its marker."""
+
+    text: str
+    markers: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was found wrong, each with enough words to look into it."""
+
+    lost: list[str] = field(default_factory=list)
+    half: list[str] = field(default_factory=list)
+    resurrected: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+    not_first: int = 0
+    """Documents found by their own word, but not as the first hit."""
+
+    def wrong(self) -> list[str]:
+        """Return everything that must not be."""
+        return [*self.lost, *self.half, *self.resurrected, *self.duplicates]
+
+
+def new_version(rng: random.Random) -> Version:
+    """Write a text of one to three paragraphs of about 150 tokens."""
+    paragraphs = rng.choices([1, 2, 3], [6, 2, 2])[0]
+    markers = tuple(_marker(rng) for _ in range(paragraphs))
+    return Version("\n\n".join(_paragraph(rng, m) for m in markers), markers)
+
+
+def _marker(rng: random.Random) -> str:
+    return "zq" + "".join(rng.choices("bcdfghjklmnpqrtvwxz", k=10))
+
+
+def _paragraph(rng: random.Random, marker: str) -> str:
+    words = [*rng.choices(_WORDS, k=rng.randint(20, 140)), marker]
+    rng.shuffle(words)
+    return " ".join(words).capitalize() + "."
+
+
+class Oracle:
+    """The last acknowledged state of every id, and what may be either way."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.living: dict[str, Version] = {}
+        self.chunks: dict[str, int] = {}
+        """Chunks as acknowledged, by document id."""
+        self.retired: dict[str, str] = {}
+        """Document ids by the markers of versions that are no more."""
+        self.in_flight: dict[str, Version | None] = {}
+        """What was asked for and never answered, by document id; None: deletion."""
+        self.acknowledged = 0
+
+    def stored(self, document_id: str, version: Version, chunks: int) -> None:
+        """Take note that the server acknowledged a version."""
+        self._adopt(document_id, version)
+        self.chunks[document_id] = chunks
+        self.acknowledged += 1
+
+    def deleted(self, document_id: str) -> None:
+        """Take note that the server acknowledged a deletion."""
+        self._adopt(document_id, None)
+        self.acknowledged += 1
+
+    def _adopt(self, document_id: str, version: Version | None) -> None:
+        old = self.living.pop(document_id, None)
+        self.chunks.pop(document_id, None)
+        if old is not None:
+            self.retired.update(dict.fromkeys(old.markers, document_id))
+        if version is not None:
+            self.living[document_id] = version
+
+    def verified(self, server: RealServer) -> Verdict:
+        """Compare everything the server's tools tell with what must be true."""
+        verdict = Verdict()
+        self._settle(server, verdict)
+        self._read_all(server, verdict)
+        self._count(server, verdict)
+        self._search_all(server, verdict)
+        return verdict
+
+    def _settle(self, server: RealServer, verdict: Verdict) -> None:
+        for document_id, wanted in self.in_flight.items():
+            old = self.living.get(document_id)
+            found = read(server, document_id)
+            text = found and found["text"]
+            states = {v and v.text: v for v in (old, wanted)}
+            if text not in states:
+                verdict.half.append(f"{document_id}: neither version, {text!r:.80}")
+            elif (state := states[text]) is not old:
+                self._adopt(document_id, state)
+            else:
+                # What was asked for never came to be: it must not be found either.
+                markers = wanted.markers if wanted else ()
+                self.retired.update(dict.fromkeys(markers, document_id))
+        self.in_flight.clear()
+
+    def _read_all(self, server: RealServer, verdict: Verdict) -> None:
+        for document_id, version in self.living.items():
+            found = read(server, document_id)
+            if found is None:
+                verdict.lost.append(f"{document_id}: not found")
+                continue
+            if found["text"] != version.text:
+                verdict.half.append(f"{document_id}: {found['text']!r:.80}")
+            chunks = found["chunks_in_document"]
+            if found["chunks"] != chunks or self.chunks.get(document_id) not in (
+                None,
+                chunks,
+            ):
+                verdict.half.append(f"{document_id}: {found['chunks']} chunks")
+            self.chunks[document_id] = chunks
+        gone = set(self.retired.values()) - self.living.keys()
+        for document_id in self._some(gone):
+            if read(server, document_id) is not None:
+                verdict.resurrected.append(f"{document_id}: can be read")
+
+    def _count(self, server: RealServer, verdict: Verdict) -> None:
+        collections = server.call("list-collections")["collections"]
+        documents = sum(c["documents"] for c in collections)
+        chunks = sum(c["chunks"] for c in collections)
+        expected = len(self.living), sum(self.chunks.values())
+        if (documents, chunks) > expected:
+            verdict.duplicates.append(f"{documents, chunks} counted, not {expected}")
+        if (documents, chunks) < expected:
+            verdict.lost.append(f"{documents, chunks} counted, not {expected}")
+
+    def _search_all(self, server: RealServer, verdict: Verdict) -> None:
+        for document_id, version in self.living.items():
+            for marker in version.markers:
+                hits = self._hits(server, marker, verdict)
+                own = [h for h in hits if marker in h["text"].lower()]
+                if not own or min(h["ranks"]["bm25"] or 99 for h in own) > 1:
+                    verdict.lost.append(f"{document_id}: {marker} is not found")
+                elif hits[0] not in own:
+                    verdict.not_first += 1
+        for marker in self._some(self.retired):
+            for hit in self._hits(server, marker, verdict):
+                if marker in hit["text"].lower():
+                    verdict.resurrected.append(f"{hit['document_id']}: {marker}")
+
+    def _hits(
+        self, server: RealServer, marker: str, verdict: Verdict
+    ) -> list[dict[str, Any]]:
+        """Search, and see that every hit is a part of something that is stored."""
+        answer = server.call(
+            "hybrid-search", query=marker, limit=HIT_LIMIT, per_document=False
+        )
+        hits: list[dict[str, Any]] = answer["hits"]
+        places = [(h["document_id"], h["chunk_index"]) for h in hits]
+        if len(set(places)) < len(places):
+            verdict.duplicates.append(f"{marker}: {places}")
+        for hit in hits:
+            version = self.living.get(hit["document_id"])
+            if version is None or hit["text"] not in version.text:
+                verdict.resurrected.append(f"{hit['document_id']}: {hit['text']:.80}")
+        return hits
+
+    def _some(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield the newest names and a sample of the older ones."""
+        ordered = list(names)
+        yield from ordered[-RETIRED_CHECKED:]
+        older = ordered[:-RETIRED_CHECKED]
+        yield from self._rng.sample(older, min(RETIRED_CHECKED, len(older)))
+
+
+def read(server: RealServer, document_id: str) -> dict[str, Any] | None:
+    """Read a document by its tool; None if it is not found."""
+    try:
+        return server.call("get-document", id=document_id)
+    except FailedError as exc:
+        if "There is no" in str(exc):
+            return None
+        raise
+
+
+def wait_until_complete(server: RealServer) -> float:
+    """Search until nothing is being indexed again; returns the seconds it took.
+
+    Raises:
+        TimeoutError: If it takes longer than any rebuild of this size may.
+    """
+    started = time.monotonic()
+    while time.monotonic() - started < REBUILD_SECONDS:
+        notices = server.call("hybrid-search", query="complete", limit=1)["notices"]
+        if not any("indexed again" in notice for notice in notices):
+            return time.monotonic() - started
+    msg = f"The index is not complete after {REBUILD_SECONDS} s."
+    raise TimeoutError(msg)

@@ -1,0 +1,68 @@
+"""The real command over stdio, driven by the SDK's client."""
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import get_default_environment, stdio_client
+
+from benchmarks.host import ROOT, processes_of
+from mcp_hybrid_search.settings import PREFIX, Settings
+
+ARGUMENTS = ["-m", "mcp_hybrid_search"]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return variables under which the command reads the same settings.
+
+    Without PYTHONDONTWRITEBYTECODE: an installed package is compiled once.
+    """
+    given = {
+        PREFIX + name.upper(): str(value)
+        for name, value in settings.model_dump(mode="json").items()
+        if value is not None
+    }
+    return {**get_default_environment(), **given, "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server and the client that is connected to it."""
+
+    client: Client
+    data_dir: Path
+    started: float
+    """`time.perf_counter()` when the process was started."""
+    initialize_ms: float
+
+    def processes(self) -> list[int]:
+        """Return every process that serves the data directory."""
+        return processes_of(self.data_dir)
+
+    async def call(self, tool: str, **arguments: object) -> dict[str, Any]:
+        """Call a tool and return its structured content.
+
+        Raises:
+            RuntimeError: If the tool answers with an error.
+        """
+        result = await self.client.call_tool(tool, arguments)
+        if result.is_error or result.structured_content is None:
+            raise RuntimeError(result.content)
+        return result.structured_content
+
+
+@asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[Server]:
+    """Start the command on a data directory; hosts shake hands, so do we."""
+    parameters = StdioServerParameters(
+        command=sys.executable, args=ARGUMENTS, env=environment(settings)
+    )
+    started = time.perf_counter()
+    async with Client(stdio_client(parameters), mode="legacy") as client:
+        milliseconds = (time.perf_counter() - started) * 1000
+        yield Server(client, settings.data_dir, started, milliseconds)

@@ -1,0 +1,321 @@
+"""The command line beside the server; imported only when a command is named."""
+
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import anyio
+import typer
+
+from mcp_hybrid_search import __version__, results
+from mcp_hybrid_search.adding import AddedFile, Adding
+from mcp_hybrid_search.documents import SearchRequest
+from mcp_hybrid_search.errors import HybridSearchError
+from mcp_hybrid_search.settings import Settings, load_settings
+from mcp_hybrid_search.tables import (
+    print_added,
+    print_checks,
+    print_collections,
+    print_hits,
+)
+from mcp_hybrid_search.terminal import Bar, print_json, say, visible
+
+if TYPE_CHECKING:
+    from mcp_hybrid_search.engine import Engine
+
+DISTRIBUTION = "mcp-hybrid-search"
+
+T = TypeVar("T")
+
+Collection = Annotated[
+    str | None, typer.Option(help="Collection; else HYBRID_SEARCH_COLLECTION.")
+]
+Namespace = Annotated[
+    str | None, typer.Option(help="Namespace; else HYBRID_SEARCH_NAMESPACE.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DocumentId = Annotated[str, typer.Argument(metavar="ID", help="As search shows it.")]
+
+app = typer.Typer(
+    name=DISTRIBUTION,
+    help=(
+        "Memory and document search for AI assistants.\n\nWithout a command it is the"
+        " MCP server on standard input and output. The settings are the environment"
+        " variables HYBRID_SEARCH_*; the README lists them."
+    ),
+    add_completion=False,
+    no_args_is_help=True,
+    # Its tracebacks would show stored text.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{DISTRIBUTION} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=lambda value: _print_version(wanted=value),
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Read the options before the command."""
+    # Not every terminal can show every character.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+@app.command()
+def add(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Text files; - is stdin.")
+    ],
+    *,
+    collection: Collection = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store text files: Markdown, plain text, code.
+
+    A file's id is its path as given: adding it again replaces it. A file over the
+    size limit is split between paragraphs into ID#1, ID#2 and so on. Files that
+    are not UTF-8 text are reported, the others stored, and the exit code is 1.
+    """
+    bar = Bar("Storing")
+
+    async def work(engine: "Engine", settings: Settings) -> list[AddedFile]:
+        adding = Adding(
+            engine,
+            collection or settings.collection,
+            namespace or settings.namespace,
+            settings.max_text_bytes,
+        )
+        return await adding.add(files, progress=bar.advance)
+
+    added = _run(work, bar)
+    failed = [item for item in added if item.error]
+    for item in failed:
+        say(f"{item.file}: {item.error}")
+    if as_json:
+        print_json(
+            {"files": [item.model_dump() for item in added], "failed": len(failed)}
+        )
+    else:
+        print_added(added, len(failed))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="A question, or words to find.")],
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Hits to show.")] = 10,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", metavar="JSON", help='Such as {"year": {"gte": 1960}}.'
+        ),
+    ] = None,
+    collection: Collection = None,
+    namespace: Namespace = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add scores and matching words.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find stored passages by meaning and by exact words, best first."""
+    conditions = _parsed_filter(filter_)
+
+    async def work(engine: "Engine", settings: Settings) -> results.SearchHits:
+        request = SearchRequest(
+            query=query,
+            collection=collection or settings.collection,
+            namespace=namespace or settings.namespace,
+            limit=limit,
+            filter=conditions,
+            explain=explain,
+        )
+        return results.search_hits(await engine.search(request), explain=explain)
+
+    found = _run(work)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    for notice in found.notices:
+        say(f"Note: {notice}")
+    print_hits(found)
+
+
+def _parsed_filter(text: str | None) -> dict[str, Any] | None:
+    try:
+        value = None if text is None else json.loads(text)
+    except ValueError as exc:
+        msg = f"is not JSON: {exc}"
+        raise typer.BadParameter(msg, param_hint="--filter") from None
+    if value is not None and not isinstance(value, dict):
+        msg = 'must be a JSON object, such as {"topic": "physics"}.'
+        raise typer.BadParameter(msg, param_hint="--filter")
+    return value
+
+
+@app.command()
+def get(
+    document_id: DocumentId,
+    *,
+    collection: Collection = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a stored document's text exactly as it was stored."""
+
+    async def work(engine: "Engine", settings: Settings) -> results.DocumentContent:
+        found = await engine.document(
+            collection or settings.collection,
+            namespace or settings.namespace,
+            document_id,
+        )
+        return results.document_content(found)
+
+    found = _run(work)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    elif sys.stdout.isatty():
+        typer.echo(visible(found.text))
+    else:
+        typer.echo(found.text.encode(), nl=False)
+
+
+@app.command()
+def delete(
+    document_id: DocumentId,
+    *,
+    collection: Collection = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a stored document for good; exit code 1 if there is none."""
+
+    async def work(engine: "Engine", settings: Settings) -> bool:
+        return await engine.delete(
+            collection or settings.collection,
+            namespace or settings.namespace,
+            document_id,
+        )
+
+    deleted = _run(work)
+    status = "deleted" if deleted else "not-found"
+    if as_json:
+        print_json({"id": document_id, "status": status})
+    else:
+        typer.echo(f"{status}: {visible(document_id)}")
+    if not deleted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def collections(*, as_json: AsJson = False) -> None:
+    """List the collections with their sizes."""
+
+    async def work(engine: "Engine", _settings: Settings) -> results.Collections:
+        return results.collections(await engine.collections())
+
+    found = _run(work)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_collections(found)
+
+
+@app.command()
+def reindex(
+    collection: Annotated[str, typer.Argument(help="Collection to encode again.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Encode a collection again, with the models that the settings name now."""
+    bar = Bar("Encoding")
+
+    async def work(engine: "Engine", _settings: Settings) -> int:
+        return await engine.reindex(collection, progress=bar.advance)
+
+    count = _run(work, bar)
+    if as_json:
+        print_json({"collection": collection, "documents": count})
+    else:
+        typer.echo(f"{count} documents of {collection!r} were encoded again.")
+
+
+@app.command()
+def doctor(*, as_json: AsJson = False) -> None:
+    """Check versions, model files, the data directory, and a round trip.
+
+    Nothing of yours is changed. Exit code 1 if anything is wrong.
+    """
+    from mcp_hybrid_search.doctor import examine  # noqa: PLC0415 - seldom needed
+
+    with _told():
+        checks = examine(load_settings())
+    healthy = all(check.ok for check in checks)
+    if as_json:
+        print_json({"ok": healthy, "checks": [c.model_dump() for c in checks]})
+    else:
+        print_checks(checks)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo() -> None:
+    """Show what reranking does, with the real server and a dozen documents.
+
+    Everything happens in a temporary directory that is removed afterwards.
+    """
+    from mcp_hybrid_search.demo import run  # noqa: PLC0415 - seldom needed
+
+    with _told():
+        anyio.run(run, load_settings())
+
+
+def _run(
+    work: Callable[["Engine", Settings], Awaitable[T]], bar: Bar | None = None
+) -> T:
+    """Do `work` with an engine of this process."""
+    with _told():
+        settings = load_settings()
+        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        from mcp_hybrid_search.engine import Engine  # noqa: PLC0415 - slow
+
+        engine = Engine(settings)
+        try:
+            return anyio.run(partial(work, engine, settings))
+        finally:
+            if bar is not None:
+                bar.close()
+            engine.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Let a foreseen failure end the command as one line."""
+    try:
+        yield
+    except HybridSearchError as exc:
+        say(f"{DISTRIBUTION}: {' '.join(str(exc).split())}")
+        raise typer.Exit(1) from None
