@@ -73,5 +73,7 @@ def chunk_texts(document: str, encoders: Encoders, settings: Settings) -> list[s
         min(settings.chunk_tokens, encoders.token_limit),
         settings.chunk_overlap_tokens,
     )
-    chunks = split(document, title=None, tokenizer=encoders.tokenizer, chunking=chunking)
+    chunks = split(
+        document, title=None, tokenizer=encoders.tokenizer, chunking=chunking
+    )
     return [encoded_text(None, chunk.text) for chunk in chunks]

@@ -19,7 +19,7 @@ from benchmarks.stages import STAGES, staged
 from mcp_hybrid_search.documents import NewDocument, SearchRequest, Stored
 from mcp_hybrid_search.embeddings import Encoded, Encoders
 from mcp_hybrid_search.engine import Engine
-from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.settings import Settings, load_settings
 from mcp_hybrid_search.stores.edge import size_bytes
 
 FUSED = "fused (Engine.search)"
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, value in vars(options).items()
         if name in Settings.model_fields and value is not None
     }
-    settings = Settings(**given)
+    settings = load_settings(**given)
     collection = read_beir(options.data, limit_documents=options.limit_documents)
     run = sweep if options.sweep else single
     sections = run(collection, settings, options.cache, options.limit)

@@ -160,9 +160,7 @@ async def _ask_engine(
         started = time.perf_counter()
         query = encoders.encode_query(text)
         found.encode.append((time.perf_counter() - started) * 1000)
-        stages = staged(
-            engine, request, query, prefetch_limit=settings.prefetch_limit
-        )
+        stages = staged(engine, request, query, prefetch_limit=settings.prefetch_limit)
         found.index.append(stages.index_ms)
         result = await engine.search(request)
         found.read.append(result.milliseconds["read"])

@@ -25,7 +25,7 @@ def environment(settings: Settings) -> dict[str, str]:
     given = {
         PREFIX + name.upper(): str(value)
         for name, value in settings.model_dump(mode="json").items()
-        if value is not None
+        if value != Settings.model_fields[name].default
     }
     return {**get_default_environment(), **given, "PYTHONPATH": str(ROOT)}
 
@@ -53,7 +53,8 @@ class Server:
         result = await self.client.call_tool(tool, arguments)
         if result.is_error or result.structured_content is None:
             raise RuntimeError(result.content)
-        return result.structured_content
+        answer: dict[str, Any] = result.structured_content
+        return answer
 
 
 @asynccontextmanager

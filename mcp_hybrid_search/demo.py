@@ -100,7 +100,6 @@ async def _ask(client: Client, question: str) -> None:
             )
         )
     columns = ["document", "dense>", "BM25>", "both fused>", "reranked>", "change"]
-    typer.echo()
     print_table(question, columns, rows)
 
 

@@ -64,14 +64,13 @@ def _model_files(settings: Settings) -> Iterator[Check]:
     for spec in (model_set.dense, model_set.sparse, model_set.colbert):
         name = f"model {spec.name}"
         files = models.check_files(spec)
-        for file in files:
-            wrong = file.status != "ok"
-            yield Check(
-                name=name,
-                ok=not wrong,
-                detail=f"{file.status}: {file.path}",
-                next_step=f"Repair it with: {models.REPAIR}" if wrong else None,
-            )
+        wrong = [file for file in files if file.status != "ok"]
+        for file in wrong:
+            step = f"Repair it with: {models.REPAIR}"
+            yield _wrong(name, f"{file.path} is {file.status}", step)
+        if files and not wrong:
+            told = f"{len(files)} files match their SHA-256, in {spec.directory}"
+            yield Check(name=name, ok=True, detail=told)
         if not files:
             yield Check(name=name, ok=True, detail=_origin(spec, settings))
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,9 @@ def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
     """Print a table to stdout; columns whose name ends with `>` are numbers."""
-    table = Table(title=title or None, title_justify="left")
+    if title:
+        typer.echo(f"\n{visible(title)}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         right = name.endswith(">")
         table.add_column(

@@ -90,7 +90,7 @@ def check_metadata(metadata: Mapping[str, Any], max_bytes: int) -> None:
     """Refuse metadata that JSON, the index or a filter could not hold exactly."""
     keys = 0
     for path, depth, value in _walk(metadata):
-        if depth > MAX_METADATA_DEPTH:
+        if depth > MAX_METADATA_DEPTH and isinstance(value, Mapping | list):
             msg = f"metadata is nested deeper than {MAX_METADATA_DEPTH} at {path}."
             raise InvalidInputError(msg)
         if isinstance(value, Mapping):

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mcp_hybrid_search.embeddings import Encoded
 from mcp_hybrid_search.errors import (
     ConflictError,
     HybridSearchError,
+    ModelUnavailableError,
     NotFoundError,
     StoreUnavailableError,
 )
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_IDLE_SECONDS = 1.0
 CHECKPOINT_SECONDS = 10.0
+RETRY_SECONDS = 10.0
+"""How long the background rests after a failure, unless there is a write."""
 REPAIR_CHUNKS = 32
 """Chunks that are encoded again before the next look at what else is due."""
 REPAIR_GRACE_SECONDS = 2.0
@@ -52,8 +55,16 @@ class _Open:
     """Documents to encode again, by key, last first."""
     unflushed: list[int]
     """Documents written since the checkpoint, by key."""
-    dirty: bool = False
+    dirty_since: float | None = None
+    """When the first change after the checkpoint was made, monotonic."""
     notice: str | None = None
+    problem: str | None = None
+    """Why the last attempt to encode a document again failed."""
+
+    def touch(self) -> None:
+        """Take note of a change that no checkpoint has."""
+        if self.dirty_since is None:
+            self.dirty_since = time.monotonic()
 
 
 class EmbeddedStore:
@@ -87,6 +98,7 @@ class EmbeddedStore:
         self._file_lock = _locked(self._root)
         try:
             self._ledger = Ledger(self._root / "ledger.sqlite3")
+            self._remove_orphans()
         except BaseException:
             self._file_lock.release()
             raise
@@ -113,13 +125,14 @@ class EmbeddedStore:
         self._work.set()
         if self._maintenance is not None:
             self._maintenance.join()
-        with self._write_lock:
-            self._checkpoint()
+        with self._write_lock, ExitStack() as last:
+            # Whatever fails, the rest is closed; the ledger has every document.
+            last.callback(self._file_lock.release)
+            last.callback(self._ledger.close)
+            self._checkpoint_or_log()
             for opened in self._open.values():
-                opened.index.close()
+                last.callback(opened.index.close)
             self._open.clear()
-            self._ledger.close()
-            self._file_lock.release()
 
     # Collections
 
@@ -242,7 +255,7 @@ class EmbeddedStore:
             points = [
                 Point(first + i, vectors, document) for i, vectors in enumerate(encoded)
             ]
-            opened.dirty = True
+            opened.touch()
             try:
                 opened.index.upsert(points)
                 key, replaced = self._ledger.write(
@@ -253,21 +266,24 @@ class EmbeddedStore:
                     content_hash=content_hash,
                 )
             except BaseException:
-                opened.index.delete([point.point_id for point in points])
+                # If that fails too: they have no rows, so they are no hits.
+                with suppress(StoreUnavailableError):
+                    opened.index.delete([point.point_id for point in points])
                 raise
-            opened.index.delete(replaced)
             opened.unflushed.append(key)
-        self._work.set()
+            self._work.set()
+            _forget(opened.index, replaced)
 
     def delete(self, collection: Collection, namespace: str, document_id: str) -> bool:
         """Delete a document; False if there is none."""
         with self._write_lock:
-            opened = self._opened(collection)
             points = self._ledger.delete(collection, namespace, document_id)
-            if points:
-                opened.dirty = True
-                opened.index.delete(points)
-        self._work.set()
+            # An index that is not open will be compared with the ledger.
+            opened = self._open.get(collection.key)
+            if points and opened is not None:
+                opened.touch()
+                self._work.set()
+                _forget(opened.index, points)
         return bool(points)
 
     # Search
@@ -307,10 +323,16 @@ class EmbeddedStore:
         if opened is None:
             return []
         notices = [opened.notice] if opened.notice else []
-        if opened.pending:
+        count, problem = len(opened.pending), opened.problem
+        if count and problem:
             notices.append(
-                f"{len(opened.pending)} documents are being indexed again and cannot be"
-                " found yet; search again in a minute."
+                f"{count} documents cannot be found until they are indexed again, which"
+                f" failed: {problem}"
+            )
+        elif count:
+            notices.append(
+                f"{count} documents are being indexed again and cannot be found yet;"
+                " search again in a minute."
             )
         return notices
 
@@ -370,6 +392,7 @@ class EmbeddedStore:
         with self._write_lock:
             opened = self._open.get(collection.key)
             if opened is None:
+                self._check_current(collection)
                 opened = self._reconciled(collection)
                 self._open[collection.key] = opened
                 if opened.pending:
@@ -377,21 +400,17 @@ class EmbeddedStore:
                     self._work.set()
             return opened
 
+    def _check_current(self, collection: Collection) -> None:
+        if self._closing:
+            msg = "The store is being closed."
+            raise StoreUnavailableError(msg)
+        if collection.key not in {each.key for each in self._ledger.collections()}:
+            msg = f"The collection {collection.name!r} was replaced; call again."
+            raise NotFoundError(msg)
+
     def _reconciled(self, collection: Collection) -> _Open:
         """Open an index and compare it with the ledger, point by point."""
-        path = self._index_path(collection.key)
-        notice = None
-        try:
-            index = self._load(path)
-        except StoreUnavailableError as exc:
-            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
-            path.rename(aside)
-            index = self._load(path)
-            notice = (
-                f"The index of {collection.name!r} was damaged. It was moved to {aside}"
-                " and is being rebuilt from the ledger; no document is lost."
-            )
-            log.warning("%s (%s)", notice, exc)
+        index, notice = self._loaded_or_new(collection)
         expected = self._ledger.point_ids(collection)
         present = index.point_ids()
         missing = {key for point, key in expected.items() if point not in present}
@@ -401,82 +420,152 @@ class EmbeddedStore:
             [p for p in present if p not in expected or expected[p] in missing]
         )
         pending = self._ledger.unindexed(collection)[::-1]
-        return _Open(index, pending, unflushed=[], dirty=True, notice=notice)
+        opened = _Open(index, pending, [], notice=notice)
+        opened.touch()
+        return opened
+
+    def _loaded_or_new(self, collection: Collection) -> tuple[EdgeIndex, str | None]:
+        """Load an index; a damaged one is moved aside, and told in a notice."""
+        path = self._index_path(collection.key)
+        try:
+            return self._load(path), None
+        except StoreUnavailableError as exc:
+            if not path.exists() or not self._dims:
+                raise
+            failure = exc
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        path.rename(aside)
+        try:
+            index = self._load(path)
+        except HybridSearchError:
+            # Not the index is at fault but the disk, the memory, a limit.
+            aside.rename(path)
+            raise
+        notice = (
+            f"The index of {collection.name!r} was damaged. It was moved to {aside} and"
+            " is made again from the ledger; no document is lost."
+        )
+        log.warning("%s (%s)", notice, failure)
+        return index, notice
 
     def _load(self, path: Path) -> EdgeIndex:
+        if not self._dims and not path.exists():
+            msg = f"The index in {path} cannot be made again without all three models."
+            raise ModelUnavailableError(msg)
         return EdgeIndex(path, dims=self._dims, storage=self._settings.token_storage)
 
+    def _remove_orphans(self) -> None:
+        """Remove indexes of collections that are no more: a crash came between."""
+        known = {str(collection.key) for collection in self._ledger.collections()}
+        for path in (self._root / "index").glob("*"):
+            if path.name.isdigit() and path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _maintain(self, encode: Encode) -> None:
-        oldest = 0.0
         while not self._closing:
-            if self._repair(encode):
-                continue
-            self._complete.set()
-            if not any(opened.dirty for opened in self._open.copy().values()):
-                self._work.wait()
-                self._work.clear()
-                oldest = time.monotonic()
-                continue
-            busy = self._work.wait(CHECKPOINT_IDLE_SECONDS)
-            self._work.clear()
-            if not busy or time.monotonic() - oldest > CHECKPOINT_SECONDS:
-                self._checkpoint_or_log()
-                oldest = time.monotonic()
+            try:
+                idle = not self._repair(encode) and not self._woken()
+                if idle or self._checkpoint_due():
+                    self._checkpoint_or_log()
+            except Exception:
+                # A bug, or a disk that is gone: told, and tried again.
+                log.exception("The background work on the index failed.")
+                self._complete.set()
+                self._work.wait(RETRY_SECONDS)
+
+    def _woken(self) -> bool:
+        """Wait for the next write; False if something else is due before it."""
+        self._complete.set()
+        opened = [*self._open.copy().values()]
+        seconds = None
+        if any(each.dirty_since is not None for each in opened):
+            seconds = CHECKPOINT_IDLE_SECONDS
+        elif any(each.pending for each in opened):
+            seconds = RETRY_SECONDS
+        woken = self._work.wait(seconds)
+        self._work.clear()
+        return woken
+
+    def _checkpoint_due(self) -> bool:
+        return any(
+            each.dirty_since is not None
+            and time.monotonic() - each.dirty_since > CHECKPOINT_SECONDS
+            for each in self._open.copy().values()
+        )
 
     def _checkpoint_or_log(self) -> None:
-        try:
-            with self._write_lock:
+        with self._write_lock:
+            try:
                 self._checkpoint()
-        except HybridSearchError as exc:
-            # Nothing is lost: the ledger has it, and the next one may succeed.
-            log.warning("The index could not be brought to the disk: %s", exc)
-            time.sleep(CHECKPOINT_IDLE_SECONDS)
+            except HybridSearchError as exc:
+                # Nothing is lost: the ledger has it, and the next one may succeed.
+                log.warning("The index could not be brought to the disk: %s", exc)
+                for opened in self._open.values():
+                    if opened.dirty_since is not None:
+                        opened.dirty_since = time.monotonic()
 
     def _checkpoint(self) -> None:
         for opened in self._open.values():
-            if opened.dirty:
+            if opened.dirty_since is not None:
                 opened.index.flush()
                 self._ledger.mark_indexed(opened.unflushed)
                 opened.unflushed.clear()
-                opened.dirty = False
+                opened.dirty_since = None
 
     def _repair(self, encode: Encode) -> bool:
         """Encode some of what an index lacks; False if nothing is left to do."""
         for opened in self._open.copy().values():
             if opened.pending:
-                try:
-                    self._repair_document(opened, opened.pending[-1], encode)
-                except HybridSearchError as exc:
-                    # The models are missing or the disk is full: told by searches.
-                    log.warning("A document could not be indexed again: %s", exc)
-                    return False
-                opened.pending.pop()
-                return True
+                return self._repair_next(opened, encode)
         return False
 
-    def _repair_document(self, opened: _Open, key: int, encode: Encode) -> None:
+    def _repair_next(self, opened: _Open, encode: Encode) -> bool:
+        key = opened.pending[-1]
+        try:
+            complete = self._repair_document(opened, key, encode)
+        except HybridSearchError as exc:
+            log.warning("A document could not be indexed again: %s", exc)
+            opened.problem = str(exc)
+            # The others get their turn, should it be this one that cannot be.
+            opened.pending.insert(0, opened.pending.pop())
+            return False
+        if complete:
+            opened.problem = None
+            opened.pending.pop()
+        return complete
+
+    def _repair_document(self, opened: _Open, key: int, encode: Encode) -> bool:
+        """Encode a document again; False if the store is closed meanwhile."""
         row = self._ledger.document(key)
         if row is None:
-            return
+            return True
         ids = self._ledger.document_point_ids(key)
         for first in range(0, len(ids), REPAIR_CHUNKS):
             chunks = self._ledger.chunks(key, first=first, limit=REPAIR_CHUNKS)
+            if self._closing:
+                return False
             encoded = encode(row.document.title, chunks)
             with self._write_lock:
                 # Replaced meanwhile: its points must not come back.
                 if self._ledger.document(key) is None:
-                    return
+                    return True
                 self._check_space()
+                opened.touch()
                 opened.index.upsert(
                     Point(point_id, vectors, row.document)
                     for point_id, vectors in zip(ids[first:], encoded, strict=False)
                 )
-                opened.dirty = True
-        opened.unflushed.append(key)
+                if first + REPAIR_CHUNKS >= len(ids):
+                    opened.unflushed.append(key)
+        return True
 
     def _check_space(self) -> None:
         # Edge maps its files: a full disk would kill the process (SIGBUS).
-        free = shutil.disk_usage(self._root).free
+        try:
+            free = shutil.disk_usage(self._root).free
+        except OSError as exc:
+            msg = f"{self._root} cannot be used: {exc.strerror}."
+            raise StoreUnavailableError(msg) from exc
         if free < self._settings.min_free_bytes:
             msg = (
                 f"The disk that holds {self._root} has {free / 1e6:,.0f} MB free; at"
@@ -501,7 +590,8 @@ def _locked(root: Path) -> FileLock:
         raise StoreUnavailableError(msg)
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(root / "lock", mode=0o600)
+        # One thread opens the store, another one closes it.
+        lock = FileLock(root / "lock", mode=0o600, thread_local=False)
         lock.acquire(timeout=0)
     except Timeout:
         msg = (
@@ -513,8 +603,18 @@ def _locked(root: Path) -> FileLock:
         msg = f"{root} cannot be used as data directory: {exc.strerror}."
         raise StoreUnavailableError(msg) from exc
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    (root / "owner").write_text(f"process {os.getpid()}, since {started}")
+    # A full disk must not keep anyone from searching.
+    with suppress(OSError):
+        (root / "owner").write_text(f"process {os.getpid()}, since {started}")
     return lock
+
+
+def _forget(index: EdgeIndex, point_ids: Sequence[int]) -> None:
+    """Remove points whose rows are gone; until it succeeds they are no hits."""
+    try:
+        index.delete(point_ids)
+    except StoreUnavailableError as exc:
+        log.warning("Deleted chunks are still in the index: %s", exc)
 
 
 def _owner(root: Path) -> str:

@@ -110,7 +110,8 @@ class Ledger:
 
     def _create(self) -> None:
         """Make the file whole or not at all: an empty one is always a damaged one."""
-        if self.path.with_name(f"{self.path.name}-wal").exists():
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if log.exists() and log.stat().st_size:
             msg = "not a database: it is gone, and its -wal file is not"
             raise sqlite3.DatabaseError(msg)
         draft = self.path.with_name(f"{self.path.name}.new")

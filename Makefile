@@ -1,0 +1,70 @@
+# On a fresh clone these need Python 3.10 or newer and a package index, nothing else.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV_VERSION := 0.13.9
+
+# The first of these that is new enough; `make PYTHON=...` names another one.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& { echo $$p; exit; }; done; echo python3)
+
+.PHONY: help demo test lint bench-quality bench-speed crash constraints wheel clean
+
+help:
+	@echo "make demo           what reranking changes, with the real server"
+	@echo "make test           lint, types, and all tests with their coverage"
+	@echo "make lint           ruff and mypy"
+	@echo "make bench-quality  how good the rankings are"
+	@echo "make bench-speed    how fast storing and searching are"
+	@echo "make crash          kill the server again and again, and look for losses"
+	@echo "make constraints    resolve constraints.txt again (UPGRADE=1: to the newest)"
+	@echo "make wheel          build the wheel into dist/"
+
+# Only what constraints.txt lists is installed, and only wheels with those hashes;
+# with --no-build-isolation even the build backend is one of them.
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; v = "Python 3.10 or newer is needed; $(PYTHON) is " + v + ". Name another: make PYTHON=python3.12"; sys.exit(v if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/mcp-hybrid-search demo
+
+test: lint
+	$(BIN)/python -m pytest --cov=mcp_hybrid_search --cov-branch --cov-report=term-missing:skip-covered
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-quality: $(READY)
+	$(BIN)/python -m benchmarks.quality
+
+bench-speed: $(READY)
+	$(BIN)/python -m benchmarks.speed
+
+crash: $(READY)
+	$(BIN)/python -m benchmarks.crash
+
+# For every Python and platform at once. Keeps the versions that are there.
+constraints:
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate \
+		$(if $(UPGRADE),--upgrade) --group dev --output-file constraints.txt pyproject.toml
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) $(VENV)-uv dist build .coverage .mypy_cache .pytest_cache .ruff_cache
