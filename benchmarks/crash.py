@@ -17,15 +17,18 @@ import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from types import TracebackType
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import Self
 
-from benchmarks.machine import described
+from benchmarks.host import commit, machine, versions
 from benchmarks.oracle import (
     Oracle,
     Verdict,
@@ -86,35 +89,53 @@ class Campaign:
         self._oracle = Oracle(self._rng)
         self._named = 0
         self.report = Report()
+        self._server = self._started()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
 
     def cycle(self, mode: Mode) -> None:
-        """Let a server live, kill it, and see what its successor knows."""
-        with self._started() as server:
-            self._live(server, mode)
+        """Let the server work, kill it, and see what its successor knows."""
+        self._live(mode)
+        self._server.close()
         self.report.kills[mode] = self.report.kills.get(mode, 0) + 1
         self.report.in_flight += len(self._oracle.in_flight)
         self.report.acknowledged = self._oracle.acknowledged
-        if mode != "kill" and self._index.exists():
-            shutil.rmtree(self._index)
+        if mode != "kill":
+            shutil.rmtree(self._index, ignore_errors=True)
         if mode in ("checkpoint", "torn") and self._copy.exists():
             self._copy.rename(self._index)
-        self._verify(f"cycle {sum(self.report.kills.values())} ({mode})")
+        cycle = f"cycle {sum(self.report.kills.values())} ({mode})"
+        try:
+            self._server = self._started()
+            self._verify(cycle)
+        except GoneError:
+            self._crashed(cycle)
 
     def _started(self) -> RealServer:
         return RealServer(self._data, {"HYBRID_SEARCH_MIN_FREE_BYTES": "0"})
 
     def _verify(self, cycle: str) -> None:
-        try:
-            with self._started() as server:
-                self._answered(server)
-                seconds = wait_until_complete(server)
-                self.report.rebuild_seconds.append(seconds)
-                self.report.add(cycle, self._oracle.verified(server))
-        except GoneError:
-            kept = self._data.with_name(f"{self._data.name}.{time.time_ns()}")
-            shutil.copytree(self._data, kept)
-            self.report.crashed_at_load.append(f"{cycle}: see {kept}")
-            shutil.rmtree(self._index)
+        self._answered(self._server)
+        self.report.rebuild_seconds.append(wait_until_complete(self._server))
+        self.report.add(cycle, self._oracle.verified(self._server))
+
+    def _crashed(self, cycle: str) -> None:
+        """Keep what the server died of, and go on without the index."""
+        code = self._server.close()
+        kept = self._data.with_name(f"{self._data.name}.{time.time_ns()}")
+        shutil.copytree(self._data, kept)
+        self.report.crashed_at_load.append(f"{cycle}: exit code {code}, see {kept}")
+        shutil.rmtree(self._index, ignore_errors=True)
+        self._server = self._started()
 
     def _answered(self, server: RealServer) -> None:
         server.call("hybrid-search", query="first", limit=1)
@@ -123,20 +144,17 @@ class Campaign:
 
     # The life of a server
 
-    def _live(self, server: RealServer, mode: Mode) -> None:
-        server.call("list-collections")
+    def _live(self, mode: Mode) -> None:
+        server = self._server
         if mode == "checkpoint":
             self._work(server, operations=self._rng.randint(1, 8))
             self._copy_at_checkpoint(server)
         seconds = self._rng.uniform(0.0, LONGEST_LIFE_SECONDS)
         killer = threading.Timer(seconds, self._end, [server, mode])
         killer.start()
-        try:
+        with suppress(GoneError):
             self._work(server, operations=None)
-        except GoneError:
-            pass
-        finally:
-            killer.join()
+        killer.join()
 
     def _end(self, server: RealServer, mode: Mode) -> None:
         if mode == "torn":
@@ -273,19 +291,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     modes: list[Mode] = ["kill"] * arguments.kills
-    cuts: list[Mode] = ["discarded", "checkpoint"] * arguments.power_cuts
-    modes += [*cuts[: arguments.power_cuts], *(["torn"] * arguments.torn)]
+    modes += ["discarded"] * (arguments.power_cuts // 2)
+    modes += ["checkpoint"] * (arguments.power_cuts - arguments.power_cuts // 2)
+    modes += ["torn"] * arguments.torn
     root = Path(tempfile.mkdtemp(prefix="crash-"))
-    campaign = Campaign(root, arguments.seed)
     random.Random(arguments.seed).shuffle(modes)  # noqa: S311
     console = Console()
-    for done, mode in enumerate(modes, 1):
-        campaign.cycle(mode)
-        console.print(f"{done}/{len(modes)} {mode}", style="dim")
+    with Campaign(root, arguments.seed) as campaign:
+        for done, mode in enumerate(modes, 1):
+            campaign.cycle(mode)
+            console.print(f"{done}/{len(modes)} {mode}", style="dim")
     report = campaign.report
     console.print(_table(report))
     if arguments.json is not None:
-        figures = {**described(), "seed": arguments.seed, **asdict(report)}
+        where = {"machine": machine(), "versions": versions(), "commit": commit()}
+        figures = {**where, "seed": arguments.seed, **asdict(report)}
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if report.failed():
         console.print(json.dumps(asdict(report), indent=1), f"The data is in {root}.")

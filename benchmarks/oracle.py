@@ -13,7 +13,7 @@ RETIRED_CHECKED = 25
 """Markers of versions gone long ago that are searched again after each crash."""
 HIT_LIMIT = 8
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905 - a list has one word a line
     "harbour morning ledger window garden winter copper engine letter river market"
     " paper silver bridge village doctor kitchen summer orange travel music station"
     " planet coffee forest history animal number question mountain island weather"

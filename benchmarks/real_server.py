@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import Self
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 900.0
 """After this a server that says nothing is killed, so that nobody waits for ever."""
 _INITIALIZE = {
     "protocolVersion": "2025-11-25",

@@ -1,10 +1,10 @@
 """Sections of figures, as tables to read and as JSON to keep."""
 
-from datetime import datetime, timezone
 import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from pathlib import Path
 
 from benchmarks.host import Memory, memory, reset_peak
 from benchmarks.replay import BorrowedEncoders

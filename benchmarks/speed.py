@@ -17,7 +17,12 @@ import numpy as np
 from benchmarks.bulk import bulk_section
 from benchmarks.filling import NOTE, Filling
 from benchmarks.host import memory
-from benchmarks.passages import PASSAGES_PER_DOCUMENT, passage_documents, read_texts, some_queries
+from benchmarks.passages import (
+    PASSAGES_PER_DOCUMENT,
+    passage_documents,
+    read_texts,
+    some_queries,
+)
 from benchmarks.replay import NoisyEncoders, ReplayEncoders, replaying
 from benchmarks.report import Section, as_json, figure, say, show, write
 from benchmarks.searching import (

@@ -181,7 +181,8 @@ class DocumentWriter:
         if settled is not None:
             return settled
         row = self._store.find(collection, document.namespace, identity)
-        now = time.time()
+        # Whole milliseconds are what is shown, and what Edge reads back exactly.
+        now = round(time.time(), 3)
         created_at, updated_at = document.times or (
             row.document.created_at if row else now,
             now,

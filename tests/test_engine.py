@@ -441,3 +441,18 @@ async def test_another_chunking_is_refused_with_the_command_that_reindexes(
 async def test_encoded_text_carries_the_title_before_the_chunk() -> None:
     assert encoded_text("T", "x") == "T\nx"
     assert encoded_text(None, "x") == "x"
+
+
+async def test_ranges_find_numbers_dates_and_times_of_any_key(engine: Engine) -> None:
+    for year in (1950, 1960, 1970):
+        metadata = {"year": year, "day": f"{year}-07-01", "mixed": [year, "x"]}
+        await engine.store(new(f"In {year}.", document_id=str(year), metadata=metadata))
+    for key, bound in (("year", 1960), ("day", "1960-01-01"), ("mixed", 1960)):
+        result = await search(engine, "In", filter={key: {"gte": bound}})
+        assert sorted(ids(result)) == ["1960", "1970"], key
+    everything = await search(
+        engine, "In", filter={"created_at": {"gte": "2020-01-01"}}
+    )
+    assert len(everything.hits) == 3
+    nothing = await search(engine, "In", filter={"created_at": {"lt": "2020-01-01"}})
+    assert nothing.hits == ()

@@ -18,13 +18,16 @@ import qdrant_edge as edge
 from mcp_hybrid_search.documents import BM25, COLBERT, DENSE, Document
 from mcp_hybrid_search.embeddings import Encoded
 from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
-from mcp_hybrid_search.filter_values import filterable
-from mcp_hybrid_search.filters import Filter
+from mcp_hybrid_search.filter_values import METADATA_KEY, filterable
+from mcp_hybrid_search.filters import KEYWORDS_KEY, Filter
 from mcp_hybrid_search.stores.edge_filters import to_edge
 
 NAMESPACE = "namespace"
 UPSERT_BATCH = 16
 """Points per call: Edge holds the GIL while it takes them, some 20 ms a batch."""
+
+INDEXED_FIELDS = 64
+"""Payload fields that are indexed at most; further ones are filtered by reading."""
 
 Ranking = list[tuple[int, float]]
 """(point id, score), best first."""
@@ -64,6 +67,7 @@ class EdgeIndex:
             if not path.exists():
                 _create(path, _config(dims, storage))
             self._shard = edge.EdgeShard.load(str(path))
+            self._indexed = set(self._shard.info().payload_schema)
 
     def close(self) -> None:
         """Close the shard without a checkpoint."""
@@ -78,9 +82,31 @@ class EdgeIndex:
     def upsert(self, points: Iterable[Point]) -> None:
         """Write points, a batch at a time so that other threads get their turn."""
         rest = iter(points)
-        while batch := [_point(point) for point in islice(rest, UPSERT_BATCH)]:
+        while batch := list(islice(rest, UPSERT_BATCH)):
+            payloads = [_payload(point.document) for point in batch]
             with _edge_errors(self._path):
-                self._shard.update(edge.UpdateOperation.upsert_points(batch))
+                self._index_numbers(payloads)
+                self._shard.update(
+                    edge.UpdateOperation.upsert_points(
+                        [
+                            edge.Point(point.point_id, _vectors(point.encoded), payload)
+                            for point, payload in zip(batch, payloads, strict=True)
+                        ]
+                    )
+                )
+
+    def _index_numbers(self, payloads: Iterable[dict[str, Any]]) -> None:
+        """Index the numbers and dates of a metadata key when it is first seen.
+
+        A range is then found at once; later, Edge would hold the GIL for half a
+        second to read every payload there is.
+        """
+        for name in {name for payload in payloads for name in payload[METADATA_KEY]}:
+            field = f"{METADATA_KEY}.{name}"
+            new = field != KEYWORDS_KEY and field not in self._indexed
+            if new and len(self._indexed) < INDEXED_FIELDS:
+                _index_field(self._shard, field, edge.FloatIndexParams())
+                self._indexed.add(field)
 
     def delete(self, point_ids: Sequence[int]) -> None:
         """Remove points; unknown ids do no harm."""
@@ -148,14 +174,22 @@ def _create(path: Path, config: edge.EdgeConfig) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700, parents=True)
     shard = edge.EdgeShard.create(str(draft), config)
-    shard.update(
-        edge.UpdateOperation.create_field_index(
-            NAMESPACE, edge.KeywordIndexParams(is_tenant=True)
-        )
-    )
+    tenant, keyword = edge.KeywordIndexParams(is_tenant=True), edge.KeywordIndexParams()
+    _index_field(shard, NAMESPACE, tenant)
+    _index_field(shard, KEYWORDS_KEY, keyword)
+    for name in ("created_at", "updated_at"):
+        _index_field(shard, name, edge.FloatIndexParams())
     shard.flush()
     shard.close()
     draft.rename(path)
+
+
+def _index_field(
+    shard: edge.EdgeShard,
+    name: str,
+    params: edge.KeywordIndexParams | edge.FloatIndexParams,
+) -> None:
+    shard.update(edge.UpdateOperation.create_field_index(name, params))
 
 
 def _config(dims: Mapping[str, int], storage: str) -> edge.EdgeConfig:
@@ -183,27 +217,26 @@ def _config(dims: Mapping[str, int], storage: str) -> edge.EdgeConfig:
     )
 
 
-def _point(point: Point) -> edge.Point:
-    encoded, document = point.encoded, point.document
+def _vectors(encoded: Encoded) -> dict[str, Any]:
     if encoded.dense is None or encoded.colbert is None:
         msg = "A document is encoded by all three models or not at all."
         raise AssertionError(msg)
-    return edge.Point(
-        point.point_id,
-        {
-            DENSE: encoded.dense.tolist(),
-            BM25: edge.SparseVector(encoded.bm25.indices, encoded.bm25.values),
-            COLBERT: encoded.colbert.tolist(),
-        },
-        {
-            NAMESPACE: document.namespace,
-            "title": document.title,
-            "source": document.source,
-            "created_at": document.created_at,
-            "updated_at": document.updated_at,
-            "m": filterable(document.metadata),
-        },
-    )
+    return {
+        DENSE: encoded.dense.tolist(),
+        BM25: edge.SparseVector(encoded.bm25.indices, encoded.bm25.values),
+        COLBERT: encoded.colbert.tolist(),
+    }
+
+
+def _payload(document: Document) -> dict[str, Any]:
+    return {
+        NAMESPACE: document.namespace,
+        "title": document.title,
+        "source": document.source,
+        "created_at": document.created_at,
+        "updated_at": document.updated_at,
+        METADATA_KEY: filterable(document.metadata),
+    }
 
 
 def _filter(namespace: str, filter_: Filter | None) -> edge.Filter:
@@ -231,7 +264,11 @@ def _edge_errors(path: Path) -> Iterator[None]:
         foreign = type(exc) is Exception or type(exc).__name__ == "PanicException"
         if not foreign:
             raise
-        msg = f"The index in {path} failed: {exc}."
+        msg = (
+            f"The index in {path} failed: {exc}. No document is lost. If it fails again"
+            " after a restart, remove that directory while the server is stopped; it is"
+            " made again from the ledger."
+        )
         raise StoreUnavailableError(msg) from exc
 
 

@@ -192,8 +192,8 @@ class EmbeddedStore:
             msg = (
                 f"The collection {collection.name!r} was made with {collection.models};"
                 f" the settings name {self._models}. Their vectors do not compare. Set"
-                " HYBRID_SEARCH_MODELS and the chunk settings as they were, name another"
-                " collection, or encode it again with:"
+                " HYBRID_SEARCH_MODELS and the chunk settings as they were, name"
+                " another collection, or encode it again with:"
                 f" mcp-hybrid-search reindex {collection.name}"
             )
             raise ConflictError(msg)
@@ -463,15 +463,9 @@ class EmbeddedStore:
 
     def _maintain(self, encode: Encode) -> None:
         while not self._closing:
-            try:
-                idle = not self._repair(encode) and not self._woken()
-                if idle or self._checkpoint_due():
-                    self._checkpoint_or_log()
-            except Exception:
-                # A bug, or a disk that is gone: told, and tried again.
-                log.exception("The background work on the index failed.")
-                self._complete.set()
-                self._work.wait(RETRY_SECONDS)
+            idle = not self._repair(encode) and not self._woken()
+            if idle or self._checkpoint_due():
+                self._checkpoint_or_log()
 
     def _woken(self) -> bool:
         """Wait for the next write; False if something else is due before it."""
@@ -487,19 +481,17 @@ class EmbeddedStore:
         return woken
 
     def _checkpoint_due(self) -> bool:
-        return any(
-            each.dirty_since is not None
-            and time.monotonic() - each.dirty_since > CHECKPOINT_SECONDS
-            for each in self._open.copy().values()
-        )
+        since = [each.dirty_since for each in self._open.copy().values()]
+        overdue = time.monotonic() - CHECKPOINT_SECONDS
+        return any(moment is not None and moment < overdue for moment in since)
 
     def _checkpoint_or_log(self) -> None:
         with self._write_lock:
             try:
                 self._checkpoint()
-            except HybridSearchError as exc:
+            except Exception:
                 # Nothing is lost: the ledger has it, and the next one may succeed.
-                log.warning("The index could not be brought to the disk: %s", exc)
+                log.exception("The index could not be brought to the disk.")
                 for opened in self._open.values():
                     if opened.dirty_since is not None:
                         opened.dirty_since = time.monotonic()
@@ -523,9 +515,11 @@ class EmbeddedStore:
         key = opened.pending[-1]
         try:
             complete = self._repair_document(opened, key, encode)
-        except HybridSearchError as exc:
-            log.warning("A document could not be indexed again: %s", exc)
-            opened.problem = str(exc)
+        except Exception as exc:
+            # Whatever it is, it must not end the thread: searches tell it.
+            log.exception("A document could not be indexed again.")
+            foreseen = isinstance(exc, HybridSearchError)
+            opened.problem = str(exc) if foreseen else "a bug; the log has it."
             # The others get their turn, should it be this one that cannot be.
             opened.pending.insert(0, opened.pending.pop())
             return False
