@@ -25,16 +25,14 @@ CREATE TABLE IF NOT EXISTS encodings (
 
 def model_identity(settings: Settings) -> str:
     """Name the models of some settings, whatever the settings do with vectors."""
-    defaults = {
-        name: Settings.model_fields[name].default
-        for name in (
-            "chunk_tokens",
-            "chunk_overlap_tokens",
-            "token_pooling",
-            "token_storage",
-        )
-    }
-    neutral = settings.model_copy(update=defaults)
+    neutral = settings.model_copy(
+        update={
+            "chunk_tokens": 240,
+            "chunk_overlap_tokens": 0,
+            "token_pooling": 1,
+            "token_storage": "float16",
+        }
+    )
     return models.fingerprint(models.model_set(neutral), neutral)
 
 

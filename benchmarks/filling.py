@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import count
 
+from benchmarks.passages import PASSAGES_PER_DOCUMENT
 from benchmarks.replay import NoisyEncoders
 from benchmarks.report import say
 from mcp_hybrid_search.documents import NewDocument, Stored
@@ -51,7 +52,9 @@ class Filling:
         told = self.chunks
         with closing(Engine(self._settings, self._encoders)) as engine:
             while self.chunks < chunks:
-                batch = [next(self._documents) for _ in range(DOCUMENTS_PER_CALL)]
+                missing = -(-(chunks - self.chunks) // PASSAGES_PER_DOCUMENT)
+                wanted = range(min(DOCUMENTS_PER_CALL, missing))
+                batch = [next(self._documents) for _ in wanted]
                 for outcome in await engine.store_many(batch):
                     if not isinstance(outcome, Stored):
                         raise outcome

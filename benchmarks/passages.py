@@ -77,3 +77,10 @@ def chunk_texts(document: str, encoders: Encoders, settings: Settings) -> list[s
         document, title=None, tokenizer=encoders.tokenizer, chunking=chunking
     )
     return [encoded_text(None, chunk.text) for chunk in chunks]
+
+
+def text_of_size(texts: Sequence[str], size_bytes: int) -> str:
+    """Return so many bytes of running text, repeated if there are fewer."""
+    once = "\n\n".join(texts)
+    often = once * (1 + size_bytes // len(once))
+    return often.encode()[:size_bytes].decode(errors="ignore")

@@ -1,9 +1,7 @@
 """Speed, start-up, memory and disk of the real server, and of the tutorial's."""
 
 import argparse
-import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,28 +10,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import anyio
-import numpy as np
 
 from benchmarks.bulk import bulk_section
+from benchmarks.comparison import tutorial_section
+from benchmarks.document_memory import memory_section
 from benchmarks.filling import NOTE, Filling
-from benchmarks.host import memory
 from benchmarks.passages import (
     PASSAGES_PER_DOCUMENT,
     passage_documents,
     read_texts,
     some_queries,
+    text_of_size,
 )
 from benchmarks.replay import NoisyEncoders, ReplayEncoders, replaying
 from benchmarks.report import Section, as_json, figure, say, show, write
 from benchmarks.searching import (
     Searches,
-    copied,
     measure_searches,
-    peak_while_storing,
 )
-from benchmarks.serving import served
 from benchmarks.startup import startup_section
-from benchmarks.tutorial import Searched, Task, measure_tutorial
+from benchmarks.tutorial import Task, measure_tutorial
 from mcp_hybrid_search.settings import Settings, load_settings
 from mcp_hybrid_search.stores.edge import size_bytes
 
@@ -62,6 +58,8 @@ class Plan:
     tutorial_models: str
     tutorial_seconds: float
     memory: bool
+    memory_bytes: int
+    """Of the document that is stored."""
 
     def compared_chunks(self) -> int:
         """Return the size that stands beside the tutorial's pipeline."""
@@ -127,30 +125,8 @@ class SpeedRun:
             if size == plan.compared_chunks():
                 self._compared = found
                 if plan.memory:
-                    yield anyio.run(self._memory, settings, filling.chunks)
-
-    async def _memory(self, settings: Settings, chunks: int) -> Section:
-        text = "\n\n".join(self._texts * (1 + 1_000_000 // len("".join(self._texts))))
-        text = text.encode()[: settings.max_text_bytes].decode(errors="ignore")
-        copy = copied(settings, "memory")
-        try:
-            async with served(copy) as server:
-                await server.call("hybrid-search", query="warm")
-                before = memory(server.processes())
-                say(f"memory: storing {len(text.encode()):,} bytes")
-                started = time.perf_counter()
-                after = await peak_while_storing(server, text)
-                seconds = time.perf_counter() - started
-        finally:
-            shutil.rmtree(copy.data_dir)
-        rows = [
-            figure("RSS before", [before.rss / 1e6], "MB"),
-            figure("peak RSS", [after.peak_rss / 1e6], "MB", target="< 1,200"),
-            figure("RSS after", [after.rss / 1e6], "MB"),
-            figure("  not mapped from files", [after.anonymous / 1e6], "MB"),
-            figure("time to store", [seconds], "s"),
-        ]
-        return Section(f"Storing 1 MB over stdio beside {chunks:,} chunks", rows)
+                    text = text_of_size(self._texts, plan.memory_bytes)
+                    yield anyio.run(memory_section, settings, text, filling.chunks)
 
     def _tutorial(self) -> Section:
         plan = self._plan
@@ -173,31 +149,6 @@ class SpeedRun:
         return tutorial_section(title, found, self._compared, plan.tutorial_models)
 
 
-def tutorial_section(
-    title: str, found: Searched, ours: Searches | None, model_set: str
-) -> Section:
-    """Return the tutorial's figures, and ratios to ours if there are any."""
-    rows = [
-        figure("search p50, in process", found.search_ms, "ms"),
-        figure("  its query alone", found.query_ms, "ms"),
-        figure("RSS, searching", [found.rss_bytes / 1e6], "MB"),
-        figure("reopen", [found.reopen_ms], "ms"),
-    ]
-    if ours is not None:
-        tutorial_ms, query_ms = np.median(found.search_ms), np.median(found.query_ms)
-        whole = float(tutorial_ms / np.median(ours.end_to_end))
-        query = float(query_ms / np.median(ours.index))
-        reopen = found.reopen_ms / ours.reopen_ms
-        rows += [
-            figure(
-                "tutorial in process / ours over stdio", [whole], "", target=">= 50"
-            ),
-            figure("tutorial's query / our index query", [query], ""),
-            figure("tutorial's reopen / ours", [reopen], ""),
-        ]
-    return Section(title, rows, f"Model set: {model_set}; token vectors not pooled")
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+")
@@ -209,6 +160,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="store 1 MB, slow")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--queries", type=int)
+    parser.add_argument(
+        "--chunk-tokens",
+        type=int,
+        default=240,
+        help="under 360, so that each passage of 180 tokens is a chunk (default: 240)",
+    )
     parser.add_argument("--tutorial-models", default="bundled")
     parser.add_argument("--tutorial-seconds", type=float, default=3600.0)
     return parser.parse_args(arguments)
@@ -231,6 +188,7 @@ def _plan(options: argparse.Namespace, work: Path) -> Plan:
         tutorial_models=options.tutorial_models,
         tutorial_seconds=options.tutorial_seconds,
         memory=options.memory,
+        memory_bytes=20_000 if quick else 1_000_000,
     )
 
 
@@ -245,7 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _arguments(arguments)
     with _work_directory(options.work) as work:
         plan = _plan(options, work)
-        settings = load_settings(data_dir=work / "unused")
+        settings = load_settings(
+            data_dir=work / "unused", chunk_tokens=options.chunk_tokens
+        )
         sections = []
         with replaying(settings, plan.cache) as encoders_for:
             run = SpeedRun(plan, settings, encoders_for(settings.token_pooling))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,9 @@ from mcp_hybrid_search.engine import Engine, Progress
 from mcp_hybrid_search.errors import StoreUnavailableError
 from mcp_hybrid_search.server import create_server
 from mcp_hybrid_search.settings import Settings
+from tests.contract import CONTRACT, tools
 
 pytestmark = pytest.mark.anyio
-
-CONTRACT = Path(__file__).with_name("tools.json")
 
 
 class Ready:
@@ -62,11 +60,7 @@ async def error_of(client: Client, tool: str, **arguments: Any) -> str:
 
 
 async def test_the_tools_are_the_public_contract(client: Client) -> None:
-    tools = [
-        tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for tool in (await client.list_tools()).tools
-    ]
-    assert tools == json.loads(CONTRACT.read_text())
+    assert await tools(client) == json.loads(CONTRACT.read_text())
 
 
 async def test_every_tool_and_argument_explains_itself(client: Client) -> None:
