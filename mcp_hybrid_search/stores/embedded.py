@@ -37,6 +37,8 @@ CHECKPOINT_IDLE_SECONDS = 1.0
 CHECKPOINT_SECONDS = 10.0
 RETRY_SECONDS = 10.0
 """How long the background rests after a failure, unless there is a write."""
+FULL_BYTES = 4 * 1024 * 1024
+"""Free space below which the index is not opened or changed: see `_check_space`."""
 REPAIR_CHUNKS = 32
 """Chunks that are encoded again before the next look at what else is due."""
 REPAIR_GRACE_SECONDS = 2.0
@@ -272,7 +274,7 @@ class EmbeddedStore:
                 raise
             opened.unflushed.append(key)
             self._work.set()
-            _forget(opened.index, replaced)
+            self._forget(opened.index, replaced)
 
     def delete(self, collection: Collection, namespace: str, document_id: str) -> bool:
         """Delete a document; False if there is none."""
@@ -283,8 +285,16 @@ class EmbeddedStore:
             if points and opened is not None:
                 opened.touch()
                 self._work.set()
-                _forget(opened.index, points)
+                self._forget(opened.index, points)
         return bool(points)
+
+    def _forget(self, index: EdgeIndex, point_ids: Sequence[int]) -> None:
+        """Remove points whose rows are gone; until it succeeds they are no hits."""
+        try:
+            if self._free_bytes() >= FULL_BYTES:
+                index.delete(point_ids)
+        except StoreUnavailableError as exc:
+            log.warning("Deleted chunks are still in the index: %s", exc)
 
     # Search
 
@@ -430,7 +440,8 @@ class EmbeddedStore:
         try:
             return self._load(path), None
         except StoreUnavailableError as exc:
-            if not path.exists() or not self._dims:
+            full = self._free_bytes() < FULL_BYTES
+            if full or not path.exists() or not self._dims:
                 raise
             failure = exc
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
@@ -452,6 +463,12 @@ class EmbeddedStore:
         if not self._dims and not path.exists():
             msg = f"The index in {path} cannot be made again without all three models."
             raise ModelUnavailableError(msg)
+        if self._free_bytes() < FULL_BYTES:
+            msg = (
+                f"The disk that holds {self._root} is full, so that the index cannot be"
+                " opened for searching. No document is lost. Free space, then retry."
+            )
+            raise StoreUnavailableError(msg)
         return EdgeIndex(path, dims=self._dims, storage=self._settings.token_storage)
 
     def _remove_orphans(self) -> None:
@@ -553,13 +570,16 @@ class EmbeddedStore:
                     opened.unflushed.append(key)
         return True
 
-    def _check_space(self) -> None:
-        # Edge maps its files: a full disk would kill the process (SIGBUS).
+    def _free_bytes(self) -> int:
         try:
-            free = shutil.disk_usage(self._root).free
+            return shutil.disk_usage(self._root).free
         except OSError as exc:
             msg = f"{self._root} cannot be used: {exc.strerror}."
             raise StoreUnavailableError(msg) from exc
+
+    def _check_space(self) -> None:
+        # Edge maps its files: a full disk would kill the process (SIGBUS).
+        free = self._free_bytes()
         if free < self._settings.min_free_bytes:
             msg = (
                 f"The disk that holds {self._root} has {free / 1e6:,.0f} MB free; at"
@@ -601,14 +621,6 @@ def _locked(root: Path) -> FileLock:
     with suppress(OSError):
         (root / "owner").write_text(f"process {os.getpid()}, since {started}")
     return lock
-
-
-def _forget(index: EdgeIndex, point_ids: Sequence[int]) -> None:
-    """Remove points whose rows are gone; until it succeeds they are no hits."""
-    try:
-        index.delete(point_ids)
-    except StoreUnavailableError as exc:
-        log.warning("Deleted chunks are still in the index: %s", exc)
 
 
 def _owner(root: Path) -> str:
