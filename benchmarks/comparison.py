@@ -4,11 +4,11 @@ import numpy as np
 
 from benchmarks.report import Section, figure
 from benchmarks.searching import Searches
-from benchmarks.tutorial import Searched
+from benchmarks.tutorial import Searched, Task
 
 
 def tutorial_section(
-    title: str, found: Searched, ours: Searches | None, model_set: str
+    title: str, found: Searched, ours: Searches | None, task: Task
 ) -> Section:
     """Return the tutorial's figures, and ratios to ours if there are any."""
     rows = [
@@ -19,7 +19,7 @@ def tutorial_section(
     ]
     if ours is not None:
         tutorial_ms, query_ms = np.median(found.search_ms), np.median(found.query_ms)
-        whole = float(tutorial_ms / np.median(ours.end_to_end))
+        whole = float(tutorial_ms / np.median(ours.end_to_end()))
         query = float(query_ms / np.median(ours.index))
         reopen = found.reopen_ms / ours.reopen_ms
         rows += [
@@ -29,4 +29,8 @@ def tutorial_section(
             figure("tutorial's query / our index query", [query], ""),
             figure("tutorial's reopen / ours", [reopen], ""),
         ]
-    return Section(title, rows, f"Model set: {model_set}; token vectors not pooled")
+    note = (
+        f"Model set: {task.models}; token vectors not pooled, cut to their first"
+        f" {task.token_dim} numbers"
+    )
+    return Section(title, rows, note)

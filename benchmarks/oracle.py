@@ -39,10 +39,6 @@ class Verdict:
     not_first: int = 0
     """Documents found by their own word, but not as the first hit."""
 
-    def wrong(self) -> list[str]:
-        """Return everything that must not be."""
-        return [*self.lost, *self.half, *self.resurrected, *self.duplicates]
-
 
 def new_version(rng: random.Random) -> Version:
     """Write a text of one to three paragraphs of about 150 tokens."""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,9 +60,13 @@ class RealServer:
         self._watchdog.daemon = True
         self._watchdog.start()
         self._sent = 0
-        self._write("initialize", _INITIALIZE, 0)
-        self.receive()
-        self._write("notifications/initialized", {}, None)
+        try:
+            self._write("initialize", _INITIALIZE, 0)
+            self.receive()
+            self._write("notifications/initialized", {}, None)
+        except GoneError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -85,8 +90,10 @@ class RealServer:
 
     def close(self) -> int:
         """End the input, as a client that leaves; returns the exit code."""
-        if self._process.stdin and self._process.poll() is None:
-            self._process.stdin.close()
+        if self._process.stdin:
+            # What a killed server never read cannot be written any more.
+            with suppress(OSError):
+                self._process.stdin.close()
         code = self._process.wait(PATIENCE_SECONDS)
         self._watchdog.cancel()
         if self._process.stdout:
@@ -105,7 +112,7 @@ class RealServer:
         while True:
             line = self._process.stdout.readline() if self._process.stdout else b""
             if not line.endswith(b"\n"):
-                raise GoneError
+                raise self._gone()
             message = json.loads(line)
             if "id" in message and "method" not in message:
                 return message["id"], message.get("result", message)
@@ -133,7 +140,10 @@ class RealServer:
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
                 self._process.stdin.flush()
         except OSError as exc:
-            raise GoneError from exc
+            raise self._gone() from exc
+
+    def _gone(self) -> GoneError:
+        return GoneError(f"The server left, exit code {self._process.wait()}.")
 
 
 def structured(result: Json) -> Json:

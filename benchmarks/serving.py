@@ -56,6 +56,33 @@ class Server:
         answer: dict[str, Any] = result.structured_content
         return answer
 
+    async def timed_search(self, query: str) -> "TimedSearch":
+        """Search, then time the client's check of the answer once more, alone."""
+        started = time.perf_counter()
+        result = await self.client.call_tool("hybrid-search", {"query": query})
+        answered = time.perf_counter()
+        if result.is_error or result.structured_content is None:
+            raise RuntimeError(result.content)
+        checking = time.perf_counter()
+        await self.client.session.validate_tool_result("hybrid-search", result)
+        checked = time.perf_counter()
+        return TimedSearch(
+            end_to_end_ms=(answered - started) * 1000,
+            took_ms=result.structured_content["took_ms"],
+            check_ms=(checked - checking) * 1000,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSearch:
+    """One search as its client sees it."""
+
+    end_to_end_ms: float
+    took_ms: float
+    """As the server tells it: all but the protocol."""
+    check_ms: float
+    """The SDK's client checks the answer against the output schema: in `end_to_end`."""
+
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[Server]:

@@ -56,6 +56,7 @@ class Plan:
     startups: int
     tutorial_queries: int
     tutorial_models: str
+    tutorial_token_dim: int
     tutorial_seconds: float
     memory: bool
     memory_bytes: int
@@ -140,13 +141,14 @@ class SpeedRun:
             chunks=chunks,
             base_chunks=plan.base_chunks,
             queries=plan.tutorial_queries,
+            token_dim=plan.tutorial_token_dim,
         )
         say(f"tutorial: filling local mode with {chunks:,} chunks")
         try:
             found = measure_tutorial(task, timeout_seconds=plan.tutorial_seconds)
         except subprocess.SubprocessError as exc:
             return Section(title, [], f"Not measured: {exc}")
-        return tutorial_section(title, found, self._compared, plan.tutorial_models)
+        return tutorial_section(title, found, self._compared, task)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -167,6 +169,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="under 360, so that each passage of 180 tokens is a chunk (default: 240)",
     )
     parser.add_argument("--tutorial-models", default="bundled")
+    parser.add_argument("--tutorial-token-dim", type=int, default=128)
     parser.add_argument("--tutorial-seconds", type=float, default=3600.0)
     return parser.parse_args(arguments)
 
@@ -186,6 +189,7 @@ def _plan(options: argparse.Namespace, work: Path) -> Plan:
         startups=3 if quick else 9,
         tutorial_queries=5 if quick else 10,
         tutorial_models=options.tutorial_models,
+        tutorial_token_dim=options.tutorial_token_dim,
         tutorial_seconds=options.tutorial_seconds,
         memory=options.memory,
         memory_bytes=20_000 if quick else 1_000_000,

@@ -48,6 +48,8 @@ class Task:
     base_chunks: int
     """Chunks with real encodings; the others vary them."""
     queries: int
+    token_dim: int
+    """Numbers of each token vector that are kept: the tutorial's model has 128."""
 
     def settings(self) -> Settings:
         """Return settings that name the models and do not pool."""
@@ -88,13 +90,15 @@ def fill(task: Task) -> None:
             chain.from_iterable(chunk_texts(d, encoders, settings) for d in documents)
         )
         client = QdrantClient(path=task.path)
-        _create(client, encoders.dims)
+        _create(client, encoders.dims[DENSE], task.token_dim)
         for first in range(0, task.chunks, UPSERT_BATCH):
             numbers = range(first, min(first + UPSERT_BATCH, task.chunks))
             batch = [texts[number % len(texts)] for number in numbers]
             encoded = encoders.encode_documents(batch, advance=lambda: None)
             points = zip(numbers, batch, encoded, strict=True)
-            client.upsert(COLLECTION, [_point(*parts) for parts in points])
+            client.upsert(
+                COLLECTION, [_point(*parts, task.token_dim) for parts in points]
+            )
         client.close()
 
 
@@ -110,7 +114,7 @@ def search(task: Task) -> Searched:
             started = time.perf_counter()
             encoded = encoders.encode_query(text)
             encoded_at = time.perf_counter()
-            _query(client, encoded)
+            _query(client, encoded, task.token_dim)
             ended = time.perf_counter()
             search_ms.append((ended - started) * 1000)
             query_ms.append((ended - encoded_at) * 1000)
@@ -144,14 +148,14 @@ def _child(step: str, task: Task, timeout_seconds: float) -> str:
     ).stdout
 
 
-def _create(client: QdrantClient, dims: dict[str, int]) -> None:
+def _create(client: QdrantClient, dense_dim: int, token_dim: int) -> None:
     cosine = models.Distance.COSINE
     client.create_collection(
         COLLECTION,
         vectors_config={
-            DENSE: models.VectorParams(size=dims[DENSE], distance=cosine),
+            DENSE: models.VectorParams(size=dense_dim, distance=cosine),
             COLBERT: models.VectorParams(
-                size=dims[COLBERT],
+                size=token_dim,
                 distance=cosine,
                 multivector_config=models.MultiVectorConfig(
                     comparator=models.MultiVectorComparator.MAX_SIM
@@ -165,21 +169,23 @@ def _create(client: QdrantClient, dims: dict[str, int]) -> None:
     )
 
 
-def _point(number: int, text: str, encoded: Encoded) -> models.PointStruct:
+def _point(
+    number: int, text: str, encoded: Encoded, token_dim: int
+) -> models.PointStruct:
     if encoded.dense is None or encoded.colbert is None:
         raise RuntimeError(text)
     return models.PointStruct(
         id=number,
         vector={
             DENSE: encoded.dense.tolist(),
-            COLBERT: encoded.colbert.tolist(),
+            COLBERT: encoded.colbert[:, :token_dim].tolist(),
             BM25: _sparse(encoded),
         },
         payload={"document": text},
     )
 
 
-def _query(client: QdrantClient, encoded: Encoded) -> None:
+def _query(client: QdrantClient, encoded: Encoded, token_dim: int) -> None:
     if encoded.dense is None or encoded.colbert is None:
         msg = "All three models are needed."
         raise RuntimeError(msg)
@@ -191,7 +197,7 @@ def _query(client: QdrantClient, encoded: Encoded) -> None:
             ),
             models.Prefetch(query=_sparse(encoded), using=BM25, limit=CANDIDATES),
         ],
-        query=encoded.colbert.tolist(),
+        query=encoded.colbert[:, :token_dim].tolist(),
         using=COLBERT,
         with_payload=True,
         limit=LIMIT,

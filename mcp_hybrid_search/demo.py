@@ -13,6 +13,7 @@ from mcp.types import CallToolResult, TextContent
 
 from mcp_hybrid_search.demo_documents import DOCUMENTS, QUESTIONS
 from mcp_hybrid_search.documents import BM25, DENSE
+from mcp_hybrid_search.elsewhere import elsewhere
 from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
 from mcp_hybrid_search.ranking import fuse
 from mcp_hybrid_search.results import SearchHit, SearchHits, StoredDocuments
@@ -54,11 +55,7 @@ async def _shown(client: Client) -> HybridSearchError | None:
 
 
 def _server(settings: Settings, data_dir: Path) -> StdioServerParameters:
-    values = settings.model_dump(mode="json", exclude_unset=True)
-    values["model_cache_dir"] = str(
-        settings.model_cache_dir or settings.data_dir / "models"
-    )
-    values["data_dir"] = str(data_dir)
+    values = elsewhere(settings, data_dir).model_dump(mode="json", exclude_unset=True)
     return StdioServerParameters(
         command=sys.executable,
         args=["-m", "mcp_hybrid_search"],

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from mcp_hybrid_search import __version__, models
 from mcp_hybrid_search.documents import NewDocument, SearchRequest
+from mcp_hybrid_search.elsewhere import elsewhere, model_cache
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import PREFIX, Settings
 
@@ -37,7 +38,7 @@ def examine(settings: Settings) -> list[Check]:
     """Check everything; the user's data is only looked at."""
     return [
         *_versions(),
-        *_model_files(settings),
+        *_model_files(models.model_set(settings), settings),
         *_data_directory(settings),
         _round_trip(settings),
     ]
@@ -59,8 +60,7 @@ def _package(name: str) -> Check:
         return _wrong(name, "is not installed", f"Install it again: {INSTALL}")
 
 
-def _model_files(settings: Settings) -> Iterator[Check]:
-    model_set = models.model_set(settings)
+def _model_files(model_set: models.ModelSet, settings: Settings) -> Iterator[Check]:
     for spec in (model_set.dense, model_set.sparse, model_set.colbert):
         name = f"model {spec.name}"
         files = models.check_files(spec)
@@ -80,11 +80,7 @@ def _origin(spec: models.ModelSpec, settings: Settings) -> str:
         return f"{spec.directory}; its files have no checksums"
     if settings.models == "bundled":
         return "needs no files"
-    return f"downloaded by FastEmbed to {_model_cache(settings)}"
-
-
-def _model_cache(settings: Settings) -> Path:
-    return settings.model_cache_dir or settings.data_dir / "models"
+    return f"downloaded by FastEmbed to {model_cache(settings)}"
 
 
 def _data_directory(settings: Settings) -> Iterator[Check]:
@@ -153,11 +149,8 @@ def _round_trip(settings: Settings) -> Check:
     try:
         # On Windows an index may be open a moment longer than its engine.
         with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-            update = {
-                "data_dir": Path(directory) / "data",
-                "model_cache_dir": _model_cache(settings),
-            }
-            problem = anyio.run(_tried, settings.model_copy(update=update))
+            trial = elsewhere(settings, Path(directory) / "data")
+            problem = anyio.run(_tried, trial)
     except (HybridSearchError, ImportError, OSError) as exc:
         step = "Do what the line says, then run doctor again."
         if isinstance(exc, ImportError):

@@ -5,7 +5,6 @@ and the index's libraries; `opening` does so in the background.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -31,7 +30,7 @@ from mcp_hybrid_search.errors import (
 from mcp_hybrid_search.searching import Searcher
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
-from mcp_hybrid_search.storing import DocumentWriter, Outcome, Prepared, windows
+from mcp_hybrid_search.storing import DocumentWriter, Outcome, Work
 from mcp_hybrid_search.validation import check_id, check_name
 
 PROGRESS_SECONDS = 1.0
@@ -103,30 +102,13 @@ class Engine:
         Returns:
             What became of each, in order; an error stands for one document only.
         """
+        work = Work()
+        store = partial(self._writer.store, documents, work)
         async with self._storing:
-            prepared, outcomes = await _in_thread(
-                partial(self._writer.prepare, documents)
-            )
-            work = _Work(sum(len(item.chunks) for item in prepared))
-            for window in windows(prepared):
-                outcomes |= await self._store_window(window, work, progress)
-        return [outcomes[place] for place in range(len(documents))]
-
-    async def _store_window(
-        self, window: Sequence[Prepared], work: "_Work", progress: Progress | None
-    ) -> dict[int, Outcome]:
-        texts = [text for item in window for text in item.texts()]
-        encode = partial(self._writer.encode, texts, work.advance)
-        encoded = iter(await _with_progress(encode, work, progress))
-        outcomes = {}
-        for item in window:
-            vectors = [next(encoded) for _ in item.chunks]
-            # A write that has begun is finished, so that it is never half known.
-            with anyio.CancelScope(shield=True):
-                outcomes[item.place] = await anyio.to_thread.run_sync(
-                    self._writer.write, item, vectors
-                )
-        return outcomes
+            try:
+                return await _with_progress(store, work, progress)
+            finally:
+                work.stopped = True
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Find passages by meaning, words and tokens; best first.
@@ -232,48 +214,20 @@ class Engine:
         )
 
 
-class _StoppedError(Exception):
-    """The caller no longer waits for the encoding."""
-
-
-@dataclass(slots=True)
-class _Work:
-    """How far an encoding is, and whether it is still wanted."""
-
-    chunks: int
-    encodings: int = 0
-    """Two for every chunk, by the dense and the late-interaction encoder."""
-    stopped: bool = False
-
-    def advance(self) -> None:
-        self.encodings += 1
-        if self.stopped:
-            raise _StoppedError
-
-
 async def _with_progress(
-    call: Callable[[], T], work: _Work, progress: Progress | None
+    call: Callable[[], T], work: Work, progress: Progress | None
 ) -> T:
     """Run `call` in a thread, telling every second how far `work` is."""
-    error: HybridSearchError | None = None
-    result: list[T] = []
+    if progress is None:
+        return await _in_thread(call)
     async with anyio.create_task_group() as group:
-        if progress is not None:
-            group.start_soon(_report, work, progress)
-        try:
-            result.append(await _in_thread(call))
-        except HybridSearchError as exc:
-            # Raised below: a task group would wrap it.
-            error = exc
-        finally:
-            work.stopped = not result
+        group.start_soon(_report, work, progress)
+        result = await _in_thread(call)
         group.cancel_scope.cancel()
-    if error is not None:
-        raise error
-    return result[0]
+    return result
 
 
-async def _report(work: _Work, progress: Progress) -> None:
+async def _report(work: Work, progress: Progress) -> None:
     while True:
         await anyio.sleep(PROGRESS_SECONDS)
         await progress(work.encodings / 2, work.chunks, "chunks encoded")

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from mcp_hybrid_search.chunking import Chunking, encoded_text, split, title_for
 from mcp_hybrid_search.documents import (
@@ -37,6 +39,30 @@ _LONG_TITLE = (
 )
 
 
+class StoppedError(Exception):
+    """The caller no longer waits."""
+
+
+@dataclass(slots=True)
+class Work:
+    """How far a call is, and whether it is still wanted."""
+
+    chunks: int = 0
+    encodings: int = 0
+    """Two for every chunk, by the dense and the late-interaction encoder."""
+    stopped: bool = False
+
+    def advance(self) -> None:
+        """Count an encoding.
+
+        Raises:
+            StoppedError: If the caller no longer waits.
+        """
+        self.encodings += 1
+        if self.stopped:
+            raise StoppedError
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A document that is going to be stored; its id is known."""
@@ -67,14 +93,55 @@ class DocumentWriter:
             settings.chunk_overlap_tokens,
         )
 
-    def prepare(
-        self, documents: Sequence[NewDocument]
-    ) -> tuple[list[Prepared], dict[int, Outcome]]:
-        """Check and cut documents.
+    def store(self, documents: Sequence[NewDocument], work: Work) -> list[Outcome]:
+        """Store documents, each whole or not at all.
+
+        One window is written while the next one is encoded.
 
         Returns:
-            Those to encode and write, and the outcomes of the others by place.
+            What became of each, in order.
+
+        Raises:
+            StoppedError: If `work` was stopped; what was written stays.
         """
+        prepared, outcomes = self._prepared(documents)
+        work.chunks = sum(len(item.chunks) for item in prepared)
+        with ThreadPoolExecutor(1, "writer") as pool:
+            writing: Future[dict[int, Outcome]] | None = None
+            for window in _windows(prepared):
+                encoded = self._encoded(window, work)
+                if writing is not None:
+                    outcomes |= writing.result()
+                writing = pool.submit(self._write_window, window, encoded)
+            if writing is not None:
+                outcomes |= writing.result()
+        return [outcomes[place] for place in range(len(documents))]
+
+    def _encoded(
+        self, window: Sequence[Prepared], work: Work
+    ) -> list[Encoded] | HybridSearchError:
+        texts = [text for item in window for text in item.texts()]
+        try:
+            return self._encoders.encode_documents(texts, advance=work.advance)
+        except HybridSearchError as exc:
+            # It stands for this window: others may be stored already.
+            return exc
+
+    def _write_window(
+        self, window: Sequence[Prepared], encoded: list[Encoded] | HybridSearchError
+    ) -> dict[int, Outcome]:
+        if isinstance(encoded, HybridSearchError):
+            return {item.place: encoded for item in window}
+        rest = iter(encoded)
+        return {
+            item.place: self._write(item, list(islice(rest, len(item.chunks))))
+            for item in window
+        }
+
+    def _prepared(
+        self, documents: Sequence[NewDocument]
+    ) -> tuple[list[Prepared], dict[int, Outcome]]:
+        """Return the documents to encode and the outcomes of the others by place."""
         prepared: list[Prepared] = []
         outcomes: dict[int, Outcome] = {}
         for place, document in enumerate(documents):
@@ -149,12 +216,6 @@ class DocumentWriter:
             return None
         return Stored(identity, collection.name, status, row.document.chunk_count)
 
-    def encode(
-        self, texts: Sequence[str], advance: Callable[[], None]
-    ) -> list[Encoded]:
-        """Encode the texts of a window; see `Encoders.encode_documents`."""
-        return self._encoders.encode_documents(texts, advance=advance)
-
     def encode_again(self, title: str | None, chunks: Sequence[Chunk]) -> list[Encoded]:
         """Encode chunks as they were when their document was stored."""
         tokenizer = self._encoders.tokenizer
@@ -164,15 +225,14 @@ class DocumentWriter:
         texts = [encoded_text(title, chunk.text) for chunk in chunks]
         return self._encoders.encode_documents(texts, advance=lambda: None)
 
-    def write(self, item: Prepared, encoded: Sequence[Encoded]) -> Outcome:
-        """Store a prepared document, whole or not at all."""
+    def _write(self, item: Prepared, encoded: Sequence[Encoded]) -> Outcome:
         try:
             with self._store.writing():
-                return self._write(item, encoded)
+                return self._written(item, encoded)
         except HybridSearchError as exc:
             return exc
 
-    def _write(self, item: Prepared, encoded: Sequence[Encoded]) -> Stored:
+    def _written(self, item: Prepared, encoded: Sequence[Encoded]) -> Stored:
         document = item.document
         identity = document.document_id or ""
         collection = self._store.collection_for_writing(document.collection)
@@ -213,7 +273,7 @@ class DocumentWriter:
         )
 
 
-def windows(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+def _windows(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
     """Group documents so that a group has `WINDOW_CHUNKS` chunks or a little more."""
     window: list[Prepared] = []
     chunks = 0

@@ -35,6 +35,11 @@ async def add(adding: Adding, *names: str) -> list[AddedFile]:
     return await adding.add(names, progress=_ignore)
 
 
+def write(name: str, text: str) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text)
+
+
 async def text_of(engine: Engine, document_id: str) -> str | None:
     try:
         return (await engine.document(*PLACE, document_id)).text
@@ -48,8 +53,8 @@ def paragraphs(count: int) -> str:
 
 
 async def test_files_are_found_and_added_again_are_unchanged(adding: Adding) -> None:
-    Path("kettle.md").write_text("# Kettle\n\nIt stands on the stove.\n")
-    Path("cat.txt").write_text("It sleeps on the sofa.")
+    write("kettle.md", "# Kettle\n\nIt stands on the stove.\n")
+    write("cat.txt", "It sleeps on the sofa.")
     first = await add(adding, "kettle.md", "cat.txt", "./kettle.md", "cat.txt")
     assert [d.status for item in first for d in item.documents] == [
         "created",
@@ -62,19 +67,17 @@ async def test_files_are_found_and_added_again_are_unchanged(adding: Adding) -> 
 
 
 async def test_a_bad_file_never_loses_the_others(adding: Adding) -> None:
-    Path("good.txt").write_text("Good.")
-    Path("bad.txt").write_bytes(b"\0")
-    Path("x" * 200).mkdir()
-    long = "/".join(["."] + ["x" * 200, "..", "good.txt"])
-    added = await add(adding, "bad.txt", "good.txt", "missing.txt", long)
-    assert [item.file for item in added] == ["bad.txt", "good.txt", "missing.txt", long]
-    assert [item.error is None for item in added] == [False, True, False, True]
+    write("good.txt", "Good.")
+    write("bad.txt", "\0")
+    added = await add(adding, "bad.txt", "good.txt", "missing.txt")
+    assert [item.file for item in added] == ["bad.txt", "good.txt", "missing.txt"]
+    assert [item.error is None for item in added] == [False, True, False]
     assert await text_of(adding.engine, "good.txt") == "Good."
 
 
 async def test_a_file_over_the_limit_becomes_several_documents(adding: Adding) -> None:
     text = paragraphs(6)
-    Path("long.txt").write_text(text)
+    write("long.txt", text)
     (added,) = await add(adding, "long.txt")
     ids = [document.id for document in added.documents]
     assert ids == ["long.txt#1", "long.txt#2", "long.txt#3"]
@@ -84,14 +87,13 @@ async def test_a_file_over_the_limit_becomes_several_documents(adding: Adding) -
 
 
 async def test_a_file_that_shrinks_leaves_no_parts(adding: Adding) -> None:
-    path = Path("file.txt")
-    path.write_text(paragraphs(8))
+    write("file.txt", paragraphs(8))
     await add(adding, "file.txt")
-    path.write_text(paragraphs(4))
+    write("file.txt", paragraphs(4))
     (fewer,) = await add(adding, "file.txt")
     assert [d.status for d in fewer.documents] == ["unchanged", "unchanged"]
     assert fewer.deleted == ["file.txt#4", "file.txt#3"]
-    path.write_text("Short.")
+    write("file.txt", "Short.")
     (one,) = await add(adding, "file.txt")
     assert one.deleted == ["file.txt#2", "file.txt#1"]
     (info,) = await adding.engine.collections()
@@ -99,18 +101,17 @@ async def test_a_file_that_shrinks_leaves_no_parts(adding: Adding) -> None:
 
 
 async def test_a_file_that_grows_leaves_no_whole(adding: Adding) -> None:
-    path = Path("file.txt")
-    path.write_text("Short.")
+    write("file.txt", "Short.")
     await add(adding, "file.txt")
-    path.write_text(paragraphs(4))
+    write("file.txt", paragraphs(4))
     (added,) = await add(adding, "file.txt")
     assert added.deleted == ["file.txt"]
     assert await text_of(adding.engine, "file.txt") is None
 
 
 async def test_another_file_named_like_a_part_is_kept(adding: Adding) -> None:
-    Path("file.txt").write_text("One.")
-    Path("file.txt#1").write_text("Not a part of the other.")
+    write("file.txt", "One.")
+    write("file.txt#1", "Not a part of the other.")
     await add(adding, "file.txt#1")
     (added,) = await add(adding, "file.txt")
     assert added.deleted == []
@@ -118,9 +119,9 @@ async def test_another_file_named_like_a_part_is_kept(adding: Adding) -> None:
 
 
 async def test_what_was_there_stays_until_all_of_the_new_is(adding: Adding) -> None:
-    Path("file.txt").write_text(paragraphs(4))
+    write("file.txt", paragraphs(4))
     await add(adding, "file.txt")
-    Path("file.txt").write_text("x" * (LIMIT + 1))
+    write("file.txt", "x" * (LIMIT + 1))
     too_much = Adding(adding.engine, *PLACE, LIMIT * 2)
     (added,) = await add(too_much, "file.txt")
     assert added.error is not None
@@ -132,18 +133,16 @@ async def test_what_was_there_stays_until_all_of_the_new_is(adding: Adding) -> N
 async def test_an_id_without_room_for_a_part_number_is_no_problem(
     adding: Adding,
 ) -> None:
-    folder = Path("/".join(["d" * 250, "e" * 250]))
-    folder.mkdir(parents=True)
-    name = f"{folder.as_posix()}/{'f' * 10}"
+    name = "/".join(["d" * 250, "e" * 250, "f" * 10])
     assert len(name) == 512
-    Path(name).write_text("Deep down.")
+    write(name, "Deep down.")
     (added,) = await add(adding, name)
     assert added.error is None
 
 
 async def test_progress_ends_at_all_bytes(adding: Adding) -> None:
-    Path("a.txt").write_text("A text.")
-    Path("b.txt").write_text("Another text.")
+    write("a.txt", "A text.")
+    write("b.txt", "Another text.")
     told: list[tuple[float, float]] = []
 
     async def tell(done: float, total: float, _what: str) -> None:
@@ -155,7 +154,7 @@ async def test_progress_ends_at_all_bytes(adding: Adding) -> None:
 
 async def test_documents_of_the_tools_are_not_touched(adding: Adding) -> None:
     await adding.engine.store(NewDocument("Mine.", *PLACE, "file.txt#1"))
-    Path("file.txt").write_text("One.")
+    write("file.txt", "One.")
     await add(adding, "file.txt")
     assert await text_of(adding.engine, "file.txt#1") == "Mine."
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from benchmarks.report import Section, as_json, figure, show, write
 from mcp_hybrid_search.documents import TokenMatch
 from mcp_hybrid_search.embeddings import Encoded, SparseVector
 from mcp_hybrid_search.settings import load_settings
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 DOCUMENTS = {
     "whale": ("Whales", "The blue whale is the largest animal that ever lived."),
@@ -148,7 +152,7 @@ class FakeEncoders:
 
     def __init__(self) -> None:
         self.dims = {"dense": 4, "colbert": 4}
-        self.tokenizer = None
+        self.tokenizer: Tokenizer | None = None
         self.token_limit = 100
         self.problem: str | None = None
         self.asked: list[str] = []

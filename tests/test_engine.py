@@ -151,7 +151,7 @@ async def test_what_is_not_given_again_stays_when_the_id_is_derived(
 
 
 async def test_replacing_leaves_no_stale_chunk(engine: Engine) -> None:
-    long = " ".join(f"Sentence number {i} about walruses." for i in range(120))
+    long = " ".join(f"Sentence number {i} about walruses." for i in range(320))
     before = await engine.store(new(long, document_id="a"))
     after = await engine.store(new("Only parrots now.", document_id="a"))
     assert (before.chunks > 1, after.status, after.chunks) == (True, "replaced", 1)
@@ -320,7 +320,7 @@ async def test_a_long_query_says_what_was_not_used(engine: Engine) -> None:
 
 
 async def test_a_window_of_chunks_is_read(engine: Engine) -> None:
-    text = " ".join(f"Sentence number {i} of the long story." for i in range(120))
+    text = " ".join(f"Sentence number {i} of the long story." for i in range(320))
     stored = await engine.store(new(text, document_id="a"))
     assert stored.chunks > 3
     whole = await engine.document("documents", "default", "a")

@@ -110,6 +110,7 @@ class EmbeddedStore:
         self._complete = threading.Event()
         self._complete.set()
         self._closing = False
+        self._pause_seconds = CHECKPOINT_IDLE_SECONDS
         self._maintenance: threading.Thread | None = None
 
     # Life
@@ -490,7 +491,7 @@ class EmbeddedStore:
         opened = [*self._open.copy().values()]
         seconds = None
         if any(each.dirty_since is not None for each in opened):
-            seconds = CHECKPOINT_IDLE_SECONDS
+            seconds = self._pause_seconds
         elif any(each.pending for each in opened):
             seconds = RETRY_SECONDS
         woken = self._work.wait(seconds)
@@ -506,9 +507,11 @@ class EmbeddedStore:
         with self._write_lock:
             try:
                 self._checkpoint()
+                self._pause_seconds = CHECKPOINT_IDLE_SECONDS
             except Exception:
                 # Nothing is lost: the ledger has it, and the next one may succeed.
                 log.exception("The index could not be brought to the disk.")
+                self._pause_seconds = RETRY_SECONDS
                 for opened in self._open.values():
                     if opened.dirty_since is not None:
                         opened.dirty_since = time.monotonic()
@@ -516,6 +519,9 @@ class EmbeddedStore:
     def _checkpoint(self) -> None:
         for opened in self._open.values():
             if opened.dirty_since is not None:
+                if self._free_bytes() < FULL_BYTES:
+                    msg = f"The disk that holds {self._root} is full."
+                    raise StoreUnavailableError(msg)
                 opened.index.flush()
                 self._ledger.mark_indexed(opened.unflushed)
                 opened.unflushed.clear()

@@ -126,6 +126,10 @@ class Ledger:
 
     def _check(self) -> None:
         """Refuse a damaged file, or one of another version, as it is."""
+        if not self.path.stat().st_size:
+            # SQLite would take it for a new one, and delete its log.
+            msg = "not a database: it is empty"
+            raise sqlite3.DatabaseError(msg)
         # A connection that may write moves the log into the file when it closes.
         uri = f"{self.path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as db:
@@ -470,7 +474,7 @@ def _document_row(row: Sequence[Any]) -> DocumentRow:
 
 
 def _explained(error: sqlite3.Error, path: Path) -> str:
-    text = str(error)
+    text = " ".join(str(error).split())
     if "full" in text:
         return f"The disk that holds {path.parent} is full. Free space, then retry."
     if "readonly" in text or "unable to open" in text:
