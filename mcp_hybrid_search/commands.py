@@ -23,7 +23,7 @@ from mcp_hybrid_search.tables import (
     print_collections,
     print_hits,
 )
-from mcp_hybrid_search.terminal import Bar, print_json, say, visible
+from mcp_hybrid_search.terminal import Bar, print_json, print_text, say, visible
 
 if TYPE_CHECKING:
     from mcp_hybrid_search.engine import Engine
@@ -108,7 +108,10 @@ def add(
         )
         return await adding.add(files, progress=bar.advance)
 
-    added = _run(work, bar)
+    _tell_added(_run(work, bar), as_json=as_json)
+
+
+def _tell_added(added: list[AddedFile], *, as_json: bool) -> None:
     failed = [item for item in added if item.error]
     for item in failed:
         say(f"{item.file}: {item.error}")
@@ -196,10 +199,8 @@ def get(
     found = _run(work)
     if as_json:
         print_json(found.model_dump(mode="json"))
-    elif sys.stdout.isatty():
-        typer.echo(visible(found.text))
     else:
-        typer.echo(found.text.encode(), nl=False)
+        print_text(found.text, terminal=sys.stdout.isatty())
 
 
 @app.command()

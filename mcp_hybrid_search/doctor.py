@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import anyio
 from filelock import FileLock, Timeout
@@ -20,6 +21,9 @@ from mcp_hybrid_search.documents import NewDocument, SearchRequest
 from mcp_hybrid_search.elsewhere import elsewhere, model_cache
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from mcp_hybrid_search.engine import Engine
 
 PACKAGES = ("mcp", "fastembed", "onnxruntime", "qdrant-edge-py")
 INSTALL = "python -m pip install --force-reinstall mcp-hybrid-search"
@@ -165,16 +169,20 @@ async def _tried(settings: Settings) -> str | None:
     from mcp_hybrid_search.engine import Engine  # noqa: PLC0415 - may not import
 
     engine = Engine(settings)
-    place = (settings.collection, settings.namespace)
-    document = NewDocument("The kettle stands on the stove.", *place, "doctor")
-    request = SearchRequest("Where is the kettle?", *place)
     try:
-        await engine.store(document)
-        found = (await engine.search(request)).hits
-        await engine.delete(*place, "doctor")
-        left = (await engine.search(request)).hits
+        return await _problem(engine, settings.collection, settings.namespace)
     finally:
         engine.close()
+
+
+async def _problem(engine: "Engine", collection: str, namespace: str) -> str | None:
+    place = (collection, namespace)
+    document = NewDocument("The kettle stands on the stove.", *place, "doctor")
+    request = SearchRequest("Where is the kettle?", *place)
+    await engine.store(document)
+    found = (await engine.search(request)).hits
+    await engine.delete(*place, "doctor")
+    left = (await engine.search(request)).hits
     if [hit.text for hit in found] != [document.text]:
         return "A document that was stored was not found."
     return "A document that was deleted was found." if left else None

@@ -114,6 +114,12 @@ class HybridSearchServer(MCPServer[None]):
                 raise ToolError(str(exc.__cause__)) from exc
             raise
 
+    def flatten_output_schemas(self) -> None:
+        """Publish schemas that a client checks quickly; see `output_schema`."""
+        for tool in self._tool_manager.list_tools():
+            metadata = tool.fn_metadata
+            metadata.output_schema = results.output_schema(metadata.output_model)
+
     def _checked(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         tool = self._tool_manager.get_tool(name)
         if tool is None:
@@ -154,6 +160,7 @@ def create_server(opening: Opener, settings: Settings) -> HybridSearchServer:
     _add_store_tools(server, opening, settings)
     _add_search_tool(server, opening, settings)
     _add_document_tools(server, opening, settings)
+    server.flatten_output_schemas()
     return server
 
 

@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     chunk_overlap_tokens: int = Field(
         24, ge=0, le=256, description="Tokens that neighbouring chunks share."
     )
-    token_pooling: Literal[1, 2, 3] = Field(
-        2, description="Late-interaction vectors pooled into one (1: none)."
+    token_pooling: int = Field(
+        2, ge=1, le=3, description="Late-interaction vectors pooled into one (1: none)."
     )
     token_storage: Literal["float32", "float16", "turbo8"] = Field(
         "turbo8", description="How late-interaction vectors are stored."

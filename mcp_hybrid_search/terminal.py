@@ -23,6 +23,14 @@ def print_json(value: Any) -> None:
     typer.echo(text.encode(errors="backslashreplace"))
 
 
+def print_text(text: str, *, terminal: bool) -> None:
+    """Print a text to stdout: for a program exactly, for a terminal safely."""
+    if terminal:
+        typer.echo(visible(text))
+    else:
+        typer.echo(text.encode(), nl=False)
+
+
 def visible(text: str) -> str:
     """Replace what a terminal would obey, or not show, by a mark."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

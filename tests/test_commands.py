@@ -7,22 +7,28 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
+from mcp import Client
+from mcp.server import MCPServer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import mcp_hybrid_search
 from mcp_hybrid_search import demo, doctor, models
-from mcp_hybrid_search.commands import app
+from mcp_hybrid_search.adding import AddedFile
+from mcp_hybrid_search.commands import app, options
 from mcp_hybrid_search.demo_documents import QUESTIONS
-from mcp_hybrid_search.documents import NewDocument
+from mcp_hybrid_search.documents import NewDocument, SearchRequest
+from mcp_hybrid_search.elsewhere import elsewhere
 from mcp_hybrid_search.engine import Engine
 from mcp_hybrid_search.results import SearchHit, StageRanks
 from mcp_hybrid_search.settings import load_settings
-from mcp_hybrid_search.terminal import Bar, one_line, visible
+from mcp_hybrid_search.tables import print_added
+from mcp_hybrid_search.terminal import Bar, one_line, print_text, visible
 
 Run = Callable[..., Result]
 OpenEngine = Callable[..., Engine]
@@ -139,7 +145,8 @@ def test_a_notice_about_a_document_goes_to_stderr(
 
 @pytest.mark.usefixtures("stored")
 def test_searching_as_json_prints_what_the_tool_returns(run: Run) -> None:
-    result = run("search", "Where is the kettle?", "--json", "--limit", "1")
+    filter_ = '{"not": {"pets": {"gte": 1}}}'
+    result = run("search", "Where is the kettle?", "--json", "--filter", filter_)
     told = json.loads(result.stdout)
     assert result.exit_code == 0
     assert sorted(told) == ["hits", "notices", "searched_collection", "took_ms"]
@@ -162,12 +169,6 @@ def test_searching_prints_ranks_and_texts_that_a_terminal_can_take(run: Run) -> 
 
 def _lines(result: Result) -> list[str]:
     return [line for line in result.stdout.splitlines() if line.strip()]
-
-
-@pytest.mark.usefixtures("stored")
-def test_a_filter_is_json(run: Run) -> None:
-    result = run("search", "kettle", "--filter", '{"pets": {"gte": 1}}', "--json")
-    assert [hit["document_id"] for hit in json.loads(result.stdout)["hits"]] == ["cat"]
 
 
 def test_notices_go_to_stderr(run: Run) -> None:
@@ -261,6 +262,11 @@ def test_every_command_has_a_help_text(run: Run) -> None:
         assert "Usage:" in run(name, "--help").stdout
 
 
+def test_the_version_is_printed(run: Run) -> None:
+    expected = f"mcp-hybrid-search {mcp_hybrid_search.__version__}\n"
+    assert run("--version").stdout == expected
+
+
 # Doctor
 
 
@@ -344,6 +350,68 @@ def test_doctor_says_where_other_models_come_from(tmp_path: Path) -> None:
     assert "no checksums" in dense.detail
 
 
+def test_doctor_notices_a_package_that_is_missing_or_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not doctor._package("mcp-hybrid-search-missing").ok
+    monkeypatch.setitem(sys.modules, "mcp_hybrid_search.engine", None)
+    check = doctor._round_trip(load_settings(data_dir=tmp_path))
+    assert doctor.INSTALL in (check.next_step or "")
+
+
+def test_doctor_notices_what_it_may_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").mkdir()
+    lock = doctor._owner(tmp_path)
+    assert not lock.ok
+    assert str(tmp_path / "lock") in (lock.next_step or "")
+    tmp_path.chmod(0o700)
+    assert doctor._permissions(tmp_path).ok
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "read and write" in (doctor._permissions(tmp_path).next_step or "")
+
+
+class Broken:
+    """An engine that finds what `found` says, first and after the deletion."""
+
+    def __init__(self, *found: list[str]) -> None:
+        self._found = iter(found)
+
+    async def store(self, document: NewDocument) -> None:
+        """Lose it."""
+
+    async def delete(self, *place: str) -> None:
+        """Do nothing."""
+
+    async def search(self, request: SearchRequest) -> Any:
+        del request
+        return SimpleNamespace(
+            hits=[SimpleNamespace(text=text) for text in next(self._found)]
+        )
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (([], []), "stored was not found"),
+        ((["The kettle stands on the stove."], ["The kettle"]), "deleted was found"),
+    ],
+)
+def test_doctor_notices_an_engine_that_finds_the_wrong_things(
+    found: tuple[list[str], list[str]], problem: str
+) -> None:
+    engine: Any = Broken(*found)
+    assert problem in (anyio.run(doctor._problem, engine, "c", "n") or "")
+
+
+def test_a_trial_shares_only_what_was_downloaded(tmp_path: Path) -> None:
+    bundled = elsewhere(load_settings(data_dir="/mine"), tmp_path)
+    assert (bundled.data_dir, bundled.model_cache_dir) == (tmp_path, None)
+    tutorial = elsewhere(load_settings(data_dir="/mine", models="tutorial"), tmp_path)
+    assert tutorial.model_cache_dir == Path("/mine/models")
+
+
 # Demo
 
 
@@ -358,13 +426,29 @@ def test_the_demo_shows_what_reranking_moves(run: Run) -> None:
     assert "▼" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("MAX_DOCUMENTS_PER_CALL", "1", "documents has 12 items"),
+        ("MIN_FREE_BYTES", str(10**18), "MB free"),
+    ],
+)
 def test_the_demo_tells_what_the_server_refuses(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, told: str
 ) -> None:
-    monkeypatch.setenv("HYBRID_SEARCH_MAX_DOCUMENTS_PER_CALL", "1")
+    monkeypatch.setenv(f"HYBRID_SEARCH_{setting}", value)
     result = run("demo")
-    assert result.exit_code == 1
-    assert "documents has 12 items" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert line.count(told) == 1
+
+
+def test_the_demo_tells_that_its_server_fails() -> None:
+    async def told() -> str:
+        async with Client(MCPServer("without the tools")) as client:
+            return str(await demo._shown(client))
+
+    assert anyio.run(told).startswith("The server of the demo failed: ")
 
 
 def hit(document_id: str, dense: int | None, bm25: int | None) -> SearchHit:
@@ -420,6 +504,25 @@ def test_text_is_made_fit_for_a_terminal() -> None:
     assert one_line("word " * 10, characters=10) == "word word…"
 
 
+def test_text_is_printed_exactly_for_a_program_and_safely_for_a_terminal(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    print_text("a\x1b\r\n", terminal=False)
+    assert capfdbinary.readouterr().out == b"a\x1b\r\n"
+    print_text("a\x1b", terminal=True)
+    assert capfdbinary.readouterr().out == "a\ufffd\n".encode()
+
+
+def test_nothing_stored_is_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_added([AddedFile(file="x", error="is empty.")], 1)
+    assert capsys.readouterr().out == "0 of 1 files are stored; 1 failed.\n"
+
+
+def test_any_object_can_be_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    options()
+
+
 # The real command
 
 
@@ -443,9 +546,3 @@ def test_a_poor_locale_stops_nothing(tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert "The cat ?[2J sleeps" in " ".join(result.stdout.split())
-
-
-def test_the_version_is_printed() -> None:
-    result = command("--version")
-    expected = f"mcp-hybrid-search {mcp_hybrid_search.__version__}\n"
-    assert (result.returncode, result.stdout) == (0, expected)
