@@ -61,6 +61,7 @@ class Report:
     resurrected: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
     crashed_at_load: list[str] = field(default_factory=list)
+    searched: int = 0
     not_first: int = 0
     first_answer_seconds: list[float] = field(default_factory=list)
     rebuild_seconds: list[float] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Report:
         for name in ("lost", "half", "resurrected", "duplicates"):
             found = [f"{cycle}: {text}" for text in getattr(verdict, name)]
             getattr(self, name).extend(found)
+        self.searched += verdict.searched
         self.not_first += verdict.not_first
 
     def wrong(self) -> list[str]:
@@ -268,7 +270,8 @@ def _table(report: Report) -> Table:
     for name in ("lost", "half", "resurrected", "duplicates", "refused"):
         table.add_row(name, str(len(getattr(report, name))))
     table.add_row("crashed while opening", str(len(report.crashed_at_load)))
-    table.add_row("found by its own word, but not first", str(report.not_first))
+    table.add_row("searches for a document's own word", str(report.searched))
+    table.add_row("found, but not as the first hit", str(report.not_first))
     for name, seconds in (
         ("restart to first answer", report.first_answer_seconds),
         ("until the index was complete", report.rebuild_seconds),

@@ -36,6 +36,8 @@ class Verdict:
     half: list[str] = field(default_factory=list)
     resurrected: list[str] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
+    searched: int = 0
+    """Searches for a word that one document alone has."""
     not_first: int = 0
     """Documents found by their own word, but not as the first hit."""
 
@@ -149,6 +151,7 @@ class Oracle:
         for document_id, version in self.living.items():
             for marker in version.markers:
                 hits = self._hits(server, marker, verdict)
+                verdict.searched += 1
                 own = [h for h in hits if marker in h["text"].lower()]
                 if not own or min(h["ranks"]["bm25"] or 99 for h in own) > 1:
                     verdict.lost.append(f"{document_id}: {marker} is not found")

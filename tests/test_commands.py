@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client
-from mcp.server import MCPServer
+from mcp.server import Server
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -25,6 +25,7 @@ from mcp_hybrid_search.demo_documents import QUESTIONS
 from mcp_hybrid_search.documents import NewDocument, SearchRequest
 from mcp_hybrid_search.elsewhere import elsewhere
 from mcp_hybrid_search.engine import Engine
+from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.results import SearchHit, StageRanks
 from mcp_hybrid_search.settings import load_settings
 from mcp_hybrid_search.tables import print_added
@@ -402,7 +403,8 @@ def test_doctor_notices_an_engine_that_finds_the_wrong_things(
     found: tuple[list[str], list[str]], problem: str
 ) -> None:
     engine: Any = Broken(*found)
-    assert problem in (anyio.run(doctor._problem, engine, "c", "n") or "")
+    with pytest.raises(HybridSearchError, match=problem):
+        anyio.run(doctor._use, engine, "c", "n")
 
 
 def test_a_trial_shares_only_what_was_downloaded(tmp_path: Path) -> None:
@@ -445,7 +447,7 @@ def test_the_demo_tells_what_the_server_refuses(
 
 def test_the_demo_tells_that_its_server_fails() -> None:
     async def told() -> str:
-        async with Client(MCPServer("without the tools")) as client:
+        async with Client(Server[None]("without tools")) as client:
             return str(await demo._shown(client))
 
     assert anyio.run(told).startswith("The server of the demo failed: ")

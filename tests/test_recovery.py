@@ -215,10 +215,11 @@ async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(
     monkeypatch.setattr(embedded, "REPAIR_CHUNKS", 1)
     encode = encoders.encode_documents
     batches: list[int] = []
-    closing = threading.Event()
+    encoding, closing = threading.Event(), threading.Event()
 
     def encode_slowly(texts: list[str], *, advance: Callable[[], None]) -> Any:
         batches.append(len(texts))
+        encoding.set()
         assert closing.wait(PATIENCE_SECONDS)
         return encode(texts, advance=advance)
 
@@ -227,6 +228,7 @@ async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(
         patch.setattr(embedded, "REPAIR_GRACE_SECONDS", 0.0)
         engine = open_engine(chunk_tokens=64)
         await search(engine, "whale")
+        assert await anyio.to_thread.run_sync(encoding.wait, PATIENCE_SECONDS)
         maintenance = engine._store._maintenance
         assert maintenance
         join = maintenance.join
@@ -238,7 +240,7 @@ async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(
         patch.setattr(maintenance, "join", join_after_the_batch)
         await anyio.to_thread.run_sync(engine.close)
 
-    assert len(batches) <= 1
+    assert batches == [1]
     engine = open_engine(chunk_tokens=64)
     assert await found(engine, "whale") == ["long"]
     assert len(point_ids(engine)) > 3
