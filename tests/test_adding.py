@@ -157,6 +157,10 @@ async def test_documents_of_the_tools_are_not_touched(adding: Adding) -> None:
     write("file.txt", "One.")
     await add(adding, "file.txt")
     assert await text_of(adding.engine, "file.txt#1") == "Mine."
+    await adding.engine.store(NewDocument("Mine.", *PLACE, "long.txt"))
+    write("long.txt", paragraphs(4))
+    await add(adding, "long.txt")
+    assert await text_of(adding.engine, "long.txt") == "Mine."
 
 
 def test_files_are_read_a_few_megabytes_at_a_time(tmp_path: Path) -> None:

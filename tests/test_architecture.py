@@ -77,7 +77,7 @@ def test_initialize_waits_for_no_model_and_no_store() -> None:
         " mcp_hybrid_search.opening;"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
-    loaded = subprocess.run(  # noqa: S603 - our own interpreter
+    loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     heavy = {"fastembed", "onnxruntime", "qdrant_edge", "qdrant_client", "numpy"}

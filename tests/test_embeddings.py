@@ -139,7 +139,7 @@ def test_the_tutorial_set_is_the_tutorials_trio_and_says_when_the_hub_is_away(
         "colbert-ir/colbertv2.0",
     ]
     with pytest.raises(
-        ModelUnavailableError, match="Qdrant/bm25.*HYBRID_SEARCH_MODELS"
+        ModelUnavailableError, match=r"Qdrant/bm25.*HYBRID_SEARCH_MODELS"
     ):
         FastEmbedEncoders(chosen, settings)
 

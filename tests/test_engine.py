@@ -3,6 +3,7 @@
 import random
 import unicodedata
 from dataclasses import replace
+from typing import Literal
 
 import anyio
 import numpy as np
@@ -118,10 +119,8 @@ async def test_the_last_sentence_of_a_long_document_is_found_by_each_ranking(
     engine: Engine,
 ) -> None:
     rng = random.Random(7)  # noqa: S311 - not for secrets
-    filler = [
-        "model data train table value column mean test split noise".split()
-    ] * 2000
-    sentences = [" ".join(rng.sample(words, 10)).capitalize() + "." for words in filler]
+    filler = ("model", "data", "train", "table", "value", "column", "mean", "test")
+    sentences = [" ".join(rng.choices(filler, k=10)) + "." for _ in range(2000)]
     last = "The lighthouse keeper of Skerryvore adopted an orphaned otter."
     await engine.store(new(" ".join([*sentences, last]), document_id="long"))
     result = await search(engine, "Which animal did the lighthouse keeper adopt?")
@@ -263,7 +262,7 @@ async def test_an_unknown_collection_is_named_with_those_that_exist(
     engine: Engine,
 ) -> None:
     await engine.store(new("x"))
-    with pytest.raises(NotFoundError, match="'nope'. There are: 'documents'"):
+    with pytest.raises(NotFoundError, match=r"'nope'\. There are: 'documents'"):
         await search(engine, "x", collection="nope")
 
 
@@ -300,10 +299,11 @@ async def test_text_comes_back_exactly_as_it_was_stored(
 
 async def test_text_is_found_in_either_normal_form(engine: Engine) -> None:
     await fill(engine)
-    for form in ("NFC", "NFD"):
+    forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+    for form in forms:
         text = unicodedata.normalize(form, "Ein Café in Zürich öffnet früh.")
         await engine.store(new(text, document_id=form))
-    for form in ("NFC", "NFD"):
+    for form in forms:
         query = unicodedata.normalize(form, "Café Zürich")
         hits = (await search(engine, query)).hits
         assert {hit.document.document_id for hit in hits if BM25 in hit.ranks} == {

@@ -58,7 +58,9 @@ def test_ties_go_to_the_lower_id() -> None:
     assert [point.point_id for point in points] == [3, 9]
 
 
-def runs(ids: list[int], *, per_document: bool = True, join: int = 10) -> list[object]:
+def runs(
+    ids: list[int], *, per_document: bool = True, join: int = 10
+) -> list[tuple[int, list[int]]]:
     """Group points whose tens digit is the document and ones digit the chunk."""
     points = fuse({DENSE: [(i, 1.0) for i in ids]})
     documents = {i: (i // 10, i % 10) for i in ids if i < 90}
@@ -80,17 +82,17 @@ def test_chunks_far_down_are_not_joined() -> None:
 
 def test_no_more_than_the_limit_is_joined() -> None:
     ((_, run),) = runs([12, 11, 13, 14, 15, 16])
-    assert len(run) == JOIN_LIMIT  # type: ignore[arg-type]
-    assert 2 in run  # type: ignore[operator]
+    assert len(run) == JOIN_LIMIT
+    assert 2 in run
 
 
 def test_points_without_a_document_are_dropped() -> None:
     assert runs([95, 12]) == [(12, [2])]
 
 
-@given(rankings(), st.booleans())
+@given(given_rankings=rankings(), per_document=st.booleans())
 def test_grouping_neither_loses_nor_doubles_a_document(
-    given_rankings: Rankings, per_document: bool
+    *, given_rankings: Rankings, per_document: bool
 ) -> None:
     points = fuse(given_rankings)
     documents = {

@@ -37,7 +37,7 @@ class Raw:
     """The server over bare pipes."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(  # noqa: S603 - the command under test
+        self.process = subprocess.Popen(
             COMMAND, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.ask("initialize", HANDSHAKE)
@@ -82,11 +82,13 @@ async def test_both_protocol_eras_store_and_find(
     parameters = StdioServerParameters(
         command=COMMAND[0], args=COMMAND[1:], env=environment
     )
-    progress: list[str | None] = []
+    told: list[str | None] = []
 
-    async def on_progress(done: float, total: float | None, told: str | None) -> None:
-        del done, total
-        progress.append(told)
+    async def on_progress(
+        progress: float, total: float | None, message: str | None
+    ) -> None:
+        del progress, total
+        told.append(message)
 
     async with Client(stdio_client(parameters), mode=mode) as client:
         stored = await client.call_tool(
@@ -98,7 +100,7 @@ async def test_both_protocol_eras_store_and_find(
         found = await client.call_tool("hybrid-search", {"query": "Ishmael"})
     assert found.structured_content is not None
     assert [h["document_id"] for h in found.structured_content["hits"]] == ["moby"]
-    assert set(progress) <= {"loading the models", "chunks encoded"}
+    assert set(told) <= {"loading the models", "chunks encoded"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_the_server_leaves_with_zero_and_what_it_acknowledged_is_kept(
 def test_a_mistyped_variable_ends_the_server_with_one_plain_line(
     environment: dict[str, str],
 ) -> None:
-    ended = subprocess.run(  # noqa: S603 - the command under test
+    ended = subprocess.run(
         COMMAND,
         env={**environment, "HYBRID_SEARCH_DATADIR": "x"},
         capture_output=True,
@@ -199,7 +201,7 @@ def test_everything_in_the_data_directory_belongs_to_the_user_alone(
 
 
 def test_stored_text_and_queries_are_never_logged(environment: dict[str, str]) -> None:
-    process = subprocess.Popen(  # noqa: S603 - the command under test
+    process = subprocess.Popen(
         COMMAND,
         env={**environment, "HYBRID_SEARCH_LOG_LEVEL": "DEBUG"},
         stdin=subprocess.PIPE,

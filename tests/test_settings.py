@@ -28,7 +28,7 @@ def test_a_mistyped_variable_is_refused_with_the_nearest_name(
     monkeypatch.setenv(f"{PREFIX}COLECTION", "x")
     with pytest.raises(
         InvalidInputError,
-        match="no setting HYBRID_SEARCH_COLECTION. Did you mean HYBRID_SEARCH_COLLECTI",
+        match=r"no setting HYBRID_SEARCH_COLECTION\. Did you mean HYBRID_SEARCH_COL",
     ):
         load_settings()
 
