@@ -21,6 +21,7 @@ from mcp_hybrid_search.documents import NewDocument, SearchRequest
 from mcp_hybrid_search.elsewhere import elsewhere, model_cache
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import PREFIX, Settings
+from mcp_hybrid_search.stores.directory import owner
 
 if TYPE_CHECKING:
     from mcp_hybrid_search.engine import Engine
@@ -140,9 +141,7 @@ def _owner(root: Path) -> Check:
         with FileLock(lock, mode=0o600, timeout=0):
             return Check(name="in use", ok=True, detail="no")
     except Timeout:
-        owner = root / "owner"
-        told = owner.read_text() if owner.exists() else "another process"
-        return Check(name="in use", ok=True, detail=f"by {told}")
+        return Check(name="in use", ok=True, detail=f"by {owner(root)}")
     except OSError as exc:
         step = f"Give this user read and write permission on {lock}."
         return _wrong("in use", f"{lock} cannot be opened: {exc.strerror}", step)

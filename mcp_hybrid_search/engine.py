@@ -14,7 +14,9 @@ import anyio.to_thread
 from mcp_hybrid_search import models
 from mcp_hybrid_search.chunking import joined
 from mcp_hybrid_search.documents import (
+    Chunk,
     CollectionInfo,
+    Document,
     DocumentText,
     NewDocument,
     SearchRequest,
@@ -61,7 +63,7 @@ class Engine:
         try:
             self._store = EmbeddedStore(
                 settings,
-                models=model_set.describe(),
+                models=models.description(model_set, settings),
                 fingerprint=models.fingerprint(model_set, settings),
                 dims=self._encoders.dims,
             )
@@ -143,19 +145,21 @@ class Engine:
         def read() -> DocumentText:
             _check_place(collection, namespace, document_id)
             found = self._store.collection(collection)
-            row = self._store.find(found, namespace, document_id) if found else None
-            if row is None:
+            limit = -1 if chunk_limit is None else chunk_limit
+            stored = found and self._store.read(
+                found, namespace, document_id, first=first_chunk, limit=limit
+            )
+            if not stored:
                 msg = (
                     f"There is no document {document_id!r} in namespace {namespace!r}"
                     f" of collection {collection!r}. Search with hybrid-search."
                 )
                 raise NotFoundError(msg)
-            if first_chunk >= row.document.chunk_count:
-                msg = f"first_chunk must be below {row.document.chunk_count}."
+            document, chunks = stored
+            if first_chunk >= document.chunk_count:
+                msg = f"first_chunk must be below {document.chunk_count}."
                 raise InvalidInputError(msg)
-            limit = -1 if chunk_limit is None else chunk_limit
-            chunks = self._store.chunks(row, first=first_chunk, limit=limit)
-            return DocumentText(row.document, joined(chunks), first_chunk, len(chunks))
+            return DocumentText(document, joined(chunks), first_chunk, len(chunks))
 
         return await _in_thread(read)
 
@@ -188,30 +192,30 @@ class Engine:
             HybridSearchError: If a document could not be stored again; the
                 collection is as it was.
         """
-        old, keys = await _in_thread(partial(self._store.documents_of, name))
-        draft = f"reindexing.{old.key}"
-        await _in_thread(partial(self._store.discard_collection, draft))
-        new = await _in_thread(partial(self._store.collection_for_writing, draft))
+        old, new, keys = await _in_thread(partial(self._store.begin_reindexing, name))
         for done, key in enumerate(keys, 1):
-            await self.store(await _in_thread(partial(self._copy_for, draft, key)))
+            stored = await _in_thread(partial(self._store.read_by_key, key))
+            if stored is not None:
+                await self.store(_copy(*stored, collection=new.name))
             if progress is not None:
                 await progress(done, len(keys), "documents encoded")
-        await _in_thread(partial(self._store.replace_collection, old, new))
+        await _in_thread(partial(self._store.finish_reindexing, old, new))
         return len(keys)
 
-    def _copy_for(self, draft: str, key: int) -> NewDocument:
-        row = self._store.document_by_key(key)
-        document = row.document
-        return NewDocument(
-            text=joined(self._store.chunks(row, first=0, limit=-1)),
-            collection=draft,
-            namespace=document.namespace,
-            document_id=document.document_id,
-            title=document.title,
-            source=document.source,
-            metadata=document.metadata,
-            times=(document.created_at, document.updated_at),
-        )
+
+def _copy(
+    document: Document, chunks: Sequence[Chunk], *, collection: str
+) -> NewDocument:
+    return NewDocument(
+        text=joined(chunks),
+        collection=collection,
+        namespace=document.namespace,
+        document_id=document.document_id,
+        title=document.title,
+        source=document.source,
+        metadata=document.metadata,
+        times=(document.created_at, document.updated_at),
+    )
 
 
 async def _with_progress(

@@ -138,6 +138,15 @@ def _custom(name: str) -> ModelSpec:
     return ModelSpec(path.name, path.resolve()) if path.is_dir() else ModelSpec(name)
 
 
+def description(models: ModelSet, settings: Settings) -> str:
+    """Name what a collection is made with, for people."""
+    return (
+        f"{models.describe()}; chunks of {settings.chunk_tokens} tokens,"
+        f" {settings.chunk_overlap_tokens} shared; token vectors pooled by"
+        f" {settings.token_pooling}, kept as {settings.token_storage}"
+    )
+
+
 def fingerprint(models: ModelSet, settings: Settings) -> str:
     """Return what two collections must share for their vectors to be comparable.
 

@@ -47,7 +47,8 @@ def check_document(document: NewDocument, settings: Settings) -> None:
     Raises:
         InvalidInputError: Naming the limit and the actual size.
     """
-    check_name("collection", document.collection)
+    if document.times is None:  # Copies go to a draft, whose name users cannot take.
+        check_name("collection", document.collection)
     check_name("namespace", document.namespace)
     if document.document_id is not None:
         check_id(document.document_id)

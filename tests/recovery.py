@@ -46,5 +46,5 @@ async def everything_is_found(engine: Engine) -> bool:
 
 def point_ids(engine: Engine) -> set[int]:
     """Return what the only open index holds."""
-    (opened,) = engine._store._open.values()
+    (opened,) = engine._store._indexes._open.values()
     return opened.index.point_ids()

@@ -14,7 +14,7 @@ DOORS = {
     "fastembed": {"embeddings"},
     "qdrant_edge": {"edge", "edge_filters"},
     "sqlite3": {"ledger", "doctor"},
-    "filelock": {"doctor", "embedded"},
+    "filelock": {"directory", "doctor"},
     "pydantic_settings": {"settings"},
     "semantic_text_splitter": {"chunking"},
     "mcp": {"server", "stdio", "jsonrpc", "demo"},

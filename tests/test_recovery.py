@@ -14,7 +14,7 @@ import pytest
 
 from mcp_hybrid_search.engine import Engine
 from mcp_hybrid_search.errors import NotFoundError, StoreUnavailableError
-from mcp_hybrid_search.stores import embedded
+from mcp_hybrid_search.stores import indexes
 from mcp_hybrid_search.stores.edge import EdgeIndex, Point
 from mcp_hybrid_search.stores.ledger import Ledger
 from tests.conftest import OpenEngine, SharedEncoders
@@ -90,7 +90,7 @@ async def test_points_changed_behind_the_ledgers_back_are_put_right(
 ) -> None:
     engine = open_engine()
     await found(engine, "whale")
-    (opened,) = engine._store._open.values()
+    (opened,) = engine._store._indexes._open.values()
     row = engine._store._ledger.document(1)
     assert row is not None
     (encoded,) = encoders.encode_documents(["A ghost."], advance=lambda: None)
@@ -150,7 +150,7 @@ async def test_an_index_that_cannot_be_made_again_now_stays_where_it_is(
         raise StoreUnavailableError(msg)
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedded, "EdgeIndex", refuse)
+        patch.setattr(indexes, "EdgeIndex", refuse)
         engine = open_engine()
         with pytest.raises(StoreUnavailableError, match="too many open files"):
             await search(engine, "whale")
@@ -188,7 +188,7 @@ async def test_a_document_that_cannot_be_encoded_again_does_not_stop_the_others(
             raise RuntimeError(msg)
         return encode(texts, advance=advance)
 
-    monkeypatch.setattr(embedded, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(indexes, "RETRY_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(encoders, "encode_documents", encode_or_fail)
         engine = open_engine()
@@ -212,7 +212,7 @@ async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(
     assert (await engine.store(new(text, "long"))).chunks > 3
     engine.close()
     shutil.rmtree(index)
-    monkeypatch.setattr(embedded, "REPAIR_CHUNKS", 1)
+    monkeypatch.setattr(indexes, "REPAIR_CHUNKS", 1)
     encode = encoders.encode_documents
     batches: list[int] = []
     encoding, closing = threading.Event(), threading.Event()
@@ -225,11 +225,11 @@ async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(
 
     with monkeypatch.context() as patch:
         patch.setattr(encoders, "encode_documents", encode_slowly)
-        patch.setattr(embedded, "REPAIR_GRACE_SECONDS", 0.0)
+        patch.setattr(indexes, "REPAIR_GRACE_SECONDS", 0.0)
         engine = open_engine(chunk_tokens=64)
         await search(engine, "whale")
         assert await anyio.to_thread.run_sync(encoding.wait, PATIENCE_SECONDS)
-        maintenance = engine._store._maintenance
+        maintenance = engine._store._indexes._maintenance
         assert maintenance
         join = maintenance.join
 
@@ -249,8 +249,8 @@ async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(
 async def test_checkpoints_are_made_while_writes_never_pause(
     open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(embedded, "CHECKPOINT_IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr(indexes, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(indexes, "CHECKPOINT_IDLE_SECONDS", 3600.0)
     engine = open_engine()
     collection = engine._store.collection_for_writing("documents")
     with anyio.fail_after(PATIENCE_SECONDS):
@@ -270,12 +270,12 @@ async def test_checkpoints_are_made_while_much_is_encoded_again(
 ) -> None:
     del filled
     shutil.rmtree(index)
-    monkeypatch.setattr(embedded, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(indexes, "CHECKPOINT_SECONDS", 0.0)
     encode = encoders.encode_documents
     unindexed: list[int] = []
 
     def encode_and_count(texts: list[str], *, advance: Callable[[], None]) -> Any:
-        (opened,) = engine._store._open.values()
+        (opened,) = engine._store._indexes._open.values()
         unindexed.append(len(opened.unflushed))
         return encode(texts, advance=advance)
 

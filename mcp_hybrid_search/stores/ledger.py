@@ -164,6 +164,12 @@ class Ledger:
             raise StoreUnavailableError(_explained(exc, self.path)) from exc
 
     @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Keep writers out, so that several reads see one moment."""
+        with self._lock:
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, self._errors():
             self._db.execute("BEGIN IMMEDIATE")
