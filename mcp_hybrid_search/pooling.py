@@ -40,8 +40,8 @@ def _ward_labels(tokens: Vectors, count: int) -> NDArray[np.intp]:
     third than its nearer part was, so only rows whose nearest was merged look again.
     """
     # Ward's update needs squared dissimilarities; own and dead cells are infinite.
-    similarity = tokens.astype(np.float64) @ tokens.T
-    distance = np.square(np.maximum(1.0 - similarity, 0.0))
+    similarity = tokens @ tokens.T
+    distance = np.square(np.maximum(1.0 - similarity, 0.0, dtype=np.float64))
     np.fill_diagonal(distance, np.inf)
     size = np.ones(len(tokens))
     label = np.arange(len(tokens))

@@ -224,7 +224,8 @@ def _vectors(encoded: Encoded) -> dict[str, Any]:
     return {
         DENSE: encoded.dense.tolist(),
         BM25: edge.SparseVector(encoded.bm25.indices, encoded.bm25.values),
-        COLBERT: encoded.colbert.tolist(),
+        # Twice as quick as from float16.
+        COLBERT: encoded.colbert.astype("float32").tolist(),
     }
 
 
