@@ -223,8 +223,12 @@ class FastEmbedEncoders:
         self._query_worker.shutdown()
 
     def _load(self, spec: ModelSpec, load: "_Loader") -> Any:
+        options = _options(self._settings, self._threads)
         with _model_errors(spec), checked_directory(spec) as directory:
-            return load(spec, directory, _options(self._settings, self._threads))
+            if spec.files:
+                # FastEmbed makes its cache directory, wanted or not.
+                options["cache_dir"] = str(directory)
+            return load(spec, directory, options)
 
     def _measure(self) -> None:
         # TextEmbedding's base class does not declare the tokenizer it has.

@@ -26,6 +26,7 @@ _FLAGS = {
     "control": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
 }
 _BIDI_OR_TAG = re.compile(f"{_FLAGS['bidirectional'].pattern}|{_FLAGS['tag'].pattern}")
+_UNSEEN = re.compile(f"{INVISIBLE.pattern}|{_FLAGS['control'].pattern}")
 
 
 class StoredDocument(BaseModel):
@@ -188,6 +189,8 @@ def _without(schema: dict[str, Any], key: str) -> dict[str, Any]:
 
 def content_flags(text: str) -> list[str]:
     """Name the kinds of characters in a text that a reader does not see."""
+    if not _UNSEEN.search(text):
+        return []
     flags = [name for name, pattern in _FLAGS.items() if pattern.search(text)]
     if INVISIBLE.search(_BIDI_OR_TAG.sub("", text)):
         flags.append("invisible")

@@ -3,6 +3,7 @@
 Knows the engine by its interface only: importing this must stay cheap.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from mcp.server import MCPServer
@@ -114,9 +115,10 @@ class HybridSearchServer(MCPServer[None]):
                 raise ToolError(str(exc.__cause__)) from exc
             raise
 
-    def flatten_output_schemas(self) -> None:
-        """Publish schemas that a client checks quickly; see `output_schema`."""
+    def finish_tools(self) -> None:
+        """Publish schemas that a client checks quickly, and texts without indents."""
         for tool in self._tool_manager.list_tools():
+            tool.description = inspect.cleandoc(tool.description)
             metadata = tool.fn_metadata
             metadata.output_schema = results.output_schema(metadata.output_model)
 
@@ -160,7 +162,7 @@ def create_server(opening: Opener, settings: Settings) -> HybridSearchServer:
     _add_store_tools(server, opening, settings)
     _add_search_tool(server, opening, settings)
     _add_document_tools(server, opening, settings)
-    server.flatten_output_schemas()
+    server.finish_tools()
     return server
 
 

@@ -128,7 +128,7 @@ class EdgeIndex:
     def rankings(
         self, query: Encoded, *, namespace: str, filter_: Filter | None, limit: int
     ) -> dict[str, Ranking]:
-        """Rank the points by each stage, in one round trip.
+        """Rank the points by each stage.
 
         Late interaction ranks the union of what the other two found. Without
         dense vectors only BM25 ranks.
@@ -140,32 +140,37 @@ class EdgeIndex:
             limit: Points taken from each first ranking.
         """
         seen = _filter(namespace, filter_)
-        first = _nearest(query)
-        requests = [
-            edge.QueryRequest(limit, query=nearest, filter=seen)
-            for nearest in first.values()
+        first = [
+            (stage, edge.QueryRequest(limit, query=nearest, filter=seen))
+            for stage, nearest in _nearest(query).items()
         ]
-        if query.colbert is not None:
-            requests.append(
-                edge.QueryRequest(
-                    len(first) * limit,
-                    query=edge.Query.Nearest(query.colbert.tolist(), using=COLBERT),
-                    prefetches=[
-                        edge.Prefetch(limit, query=nearest, filter=seen)
-                        for nearest in first.values()
-                    ],
-                )
-            )
         with _edge_errors(self._path):
-            answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
-        stages = [*first, COLBERT][: len(answers)]
-        return {
-            stage: sorted(
-                ((int(point.id), point.score) for point in points),
-                key=lambda scored: (-scored[1], scored[0]),
+            answers = self._shard.query_batch(
+                edge.QueryBatchRequest([request for _, request in first])
             )
-            for stage, points in zip(stages, answers, strict=True)
-        }
+            rankings = {
+                stage: _ranking(points)
+                for (stage, _), points in zip(first, answers, strict=True)
+            }
+            if query.colbert is not None:
+                # Nested prefetches would run both first rankings a second time.
+                union = {point for ranking in rankings.values() for point, _ in ranking}
+                rankings[COLBERT] = self._reranked(query.colbert.tolist(), union)
+        return rankings
+
+    def _reranked(self, tokens: list[list[float]], point_ids: set[int]) -> Ranking:
+        request = edge.QueryRequest(
+            len(point_ids),
+            query=edge.Query.Nearest(tokens, using=COLBERT),
+            filter=edge.Filter(must=[edge.HasIdCondition({*point_ids})]),
+        )
+        return _ranking(self._shard.query(request)) if point_ids else []
+
+
+def _ranking(points: Iterable[edge.ScoredPoint]) -> Ranking:
+    """Return points best first; ties go to the lower id."""
+    ranking = ((int(point.id), point.score) for point in points)
+    return sorted(ranking, key=lambda scored: (-scored[1], scored[0]))
 
 
 def _create(path: Path, config: edge.EdgeConfig) -> None:
