@@ -106,7 +106,8 @@ class FastEmbedEncoders:
         """
         self._settings = settings
         self._threads = settings.encoder_threads or max(1, (os.cpu_count() or 2) // 2)
-        self._workers = ThreadPoolExecutor(2, "encoder")
+        # Two encode, a third one pools what came out of the slower.
+        self._workers = ThreadPoolExecutor(3, "encoder")
         self._query_worker = ThreadPoolExecutor(2, "query-encoder")
         self.problem: str | None = None
         self.dims: dict[str, int] = {}
@@ -145,8 +146,10 @@ class FastEmbedEncoders:
         try:
             bm25 = [_sparse(v) for v in self._sparse.embed(ordered)]
             encoded = [
-                Encoded(*parts)
-                for parts in zip(bm25, dense.result(), colbert.result(), strict=True)
+                Encoded(sparse, vector, tokens.result())
+                for sparse, vector, tokens in zip(
+                    bm25, dense.result(), colbert.result(), strict=True
+                )
             ]
         finally:
             # If one encoder failed or was stopped, the other stops too.
@@ -167,15 +170,16 @@ class FastEmbedEncoders:
 
     def _encode_colbert(
         self, texts: list[str], advance: Callable[[], None]
-    ) -> list[NDArray[np.float16]]:
-        vectors: list[NDArray[np.float16]] = []
+    ) -> "list[Future[NDArray[np.float16]]]":
+        pooling = []
         for tokens in self._colbert.embed(texts, batch_size=BATCH_SIZE):
             advance()
-            smaller = pooled(
-                np.asarray(tokens, np.float32), self._settings.token_pooling
-            )
-            vectors.append(smaller.astype(np.float16))
-        return vectors
+            pooling.append(self._workers.submit(self._pooled, tokens))
+        return pooling
+
+    def _pooled(self, tokens: NDArray[Any]) -> NDArray[np.float16]:
+        vectors = np.asarray(tokens, np.float32)
+        return pooled(vectors, self._settings.token_pooling).astype(np.float16)
 
     def encode_query(self, text: str) -> Encoded:
         """Encode one query, dense and late interaction at the same time."""

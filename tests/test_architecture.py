@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOORS = {
     "fastembed": {"embeddings"},
     "qdrant_edge": {"edge", "edge_filters"},
-    "sqlite3": {"ledger", "doctor"},
+    "sqlite3": {"doctor", "ledger_file"},
     "filelock": {"directory", "doctor"},
     "pydantic_settings": {"settings"},
     "semantic_text_splitter": {"chunking"},

@@ -1,62 +1,21 @@
 """The record of truth: every document and chunk, in one SQLite file.
 
-The only module that talks to SQLite. A chunk's row id is the id of its point in
-the index and is never given out again, so whatever the index still holds of a
-replaced or deleted document leads to no row and is not a hit.
+The only module that reads and writes it; `ledger_file` opens it. A chunk's row id is
+the id of its point in the index and is never given out again, so whatever the index
+still holds of a replaced or deleted document leads to no row and is not a hit.
 """
 
 import json
-import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcp_hybrid_search.documents import Chunk, Document
-from mcp_hybrid_search.errors import (
-    ConflictError,
-    HybridSearchError,
-    StoreUnavailableError,
-)
-
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE collections (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    name TEXT NOT NULL,
-    folded_name TEXT NOT NULL UNIQUE,
-    models TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    created_at REAL NOT NULL
-) STRICT;
-CREATE TABLE documents (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    collection_key INTEGER NOT NULL REFERENCES collections ON DELETE CASCADE,
-    namespace TEXT NOT NULL,
-    document_id TEXT NOT NULL,
-    title TEXT,
-    source TEXT,
-    metadata TEXT NOT NULL,
-    content_hash BLOB NOT NULL,
-    created_at REAL NOT NULL,
-    updated_at REAL NOT NULL,
-    chunk_count INTEGER NOT NULL,
-    indexed INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (collection_key, namespace, document_id)
-) STRICT;
-CREATE INDEX documents_not_indexed ON documents (collection_key) WHERE NOT indexed;
-CREATE TABLE chunks (
-    point_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    document_key INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
-    chunk_index INTEGER NOT NULL,
-    start INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    UNIQUE (document_key, chunk_index)
-) STRICT;
-"""
+from mcp_hybrid_search.errors import ConflictError
+from mcp_hybrid_search.stores.ledger_file import connect, ledger_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,77 +50,13 @@ class Ledger:
         """
         self.path = path
         self._lock = threading.RLock()
-        with self._errors():
-            if path.exists():
-                self._check()
-            else:
-                self._create()
-            self._db = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False
-            )
-            # FULL syncs the log at every commit: what is acknowledged is on the disk.
-            for pragma in (
-                "trusted_schema = OFF",
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "foreign_keys = ON",
-            ):
-                self._db.execute(f"PRAGMA {pragma}")
-
-    def _create(self) -> None:
-        """Make the file whole or not at all: an empty one is always a damaged one."""
-        log = self.path.with_name(f"{self.path.name}-wal")
-        if log.exists() and log.stat().st_size:
-            msg = "not a database: it is gone, and its -wal file is not"
-            raise sqlite3.DatabaseError(msg)
-        draft = self.path.with_name(f"{self.path.name}.new")
-        draft.unlink(missing_ok=True)
-        with closing(sqlite3.connect(draft, isolation_level=None)) as db:
-            db.execute("BEGIN")
-            for statement in _SCHEMA.split(";\n"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.execute("COMMIT")
-        draft.rename(self.path)
-
-    def _check(self) -> None:
-        """Refuse a damaged file, or one of another version, as it is."""
-        if not self.path.stat().st_size:
-            # SQLite would take it for a new one, and delete its log.
-            msg = "not a database: it is empty"
-            raise sqlite3.DatabaseError(msg)
-        # A connection that may write moves the log into the file when it closes.
-        uri = f"{self.path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as db:
-            db.execute("PRAGMA trusted_schema = OFF")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                msg = "not a database of this program"
-                raise sqlite3.DatabaseError(msg)
-            if version != SCHEMA_VERSION:
-                msg = (
-                    f"The ledger {self.path} has version {version}; this program reads"
-                    f" version {SCHEMA_VERSION}. Use the program that wrote it, or name"
-                    " another directory in HYBRID_SEARCH_DATA_DIR."
-                )
-                raise StoreUnavailableError(msg)
-            (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if state != "ok":
-                raise sqlite3.DatabaseError(state)
+        with ledger_errors(path):
+            self._db = connect(path)
 
     def close(self) -> None:
         """Close the file; what was committed is on the disk already."""
         with self._lock:
             self._db.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except HybridSearchError:
-            raise
-        except sqlite3.Error as exc:
-            raise StoreUnavailableError(_explained(exc, self.path)) from exc
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -171,7 +66,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, self._errors():
+        with self._lock, ledger_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -183,7 +78,7 @@ class Ledger:
                 raise
 
     def _rows(self, sql: str, *parameters: Any) -> list[Any]:
-        with self._lock, self._errors():
+        with self._lock, ledger_errors(self.path):
             return self._db.execute(sql, parameters).fetchall()
 
     # Collections
@@ -477,22 +372,3 @@ def _document_row(row: Sequence[Any]) -> DocumentRow:
         chunk_count=chunk_count,
     )
     return DocumentRow(key, document, content_hash)
-
-
-def _explained(error: sqlite3.Error, path: Path) -> str:
-    text = " ".join(str(error).split())
-    if "full" in text:
-        return f"The disk that holds {path.parent} is full. Free space, then retry."
-    if "readonly" in text or "unable to open" in text:
-        return (
-            f"{path.parent} cannot be written. Give this user write permission, or"
-            " name another directory in HYBRID_SEARCH_DATA_DIR."
-        )
-    if "malformed" in text or "not a database" in text or "Page " in text:
-        return (
-            f"The ledger {path} is damaged ({text}). Nothing was changed. Put back a"
-            " copy of it, or save what can be read with"
-            f" `sqlite3 {path.name} .recover`, or move it and {path.name}-wal away to"
-            " start empty."
-        )
-    return f"The ledger {path} failed: {text}."
