@@ -56,9 +56,9 @@ crash: $(READY)
 
 # For every Python and platform at once. Keeps the versions that are there.
 constraints:
-	$(PYTHON) -m venv $(VENV)-uv
-	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate \
 		$(if $(UPGRADE),--upgrade) --group dev --output-file constraints.txt pyproject.toml
 
@@ -67,4 +67,4 @@ wheel: $(READY)
 		--no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(VENV)-uv dist build .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist build .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+pytest.importorskip("ir_measures", reason="no wheel of it on this platform")
+
 from benchmarks import quality as quality_benchmark
 from benchmarks.beir import read_beir
 from benchmarks.encoding_cache import EncodingCache
