@@ -79,7 +79,8 @@ def as_json(
         "benchmark": benchmark,
         "date": datetime.now(timezone.utc).isoformat("T", "seconds"),
         "commit": commit(),
-        "arguments": sys.argv[1:],
+        # Names, not places: the results are read on other machines.
+        "arguments": [Path(argument).name for argument in sys.argv[1:]],
         "machine": machine(),
         "versions": versions(),
         "settings": settings.model_dump(mode="json", exclude={"data_dir"}),
