@@ -48,10 +48,8 @@ def staged(
         RRF: [p.point_id for p in fuse(first, weights={DENSE: 1.0, BM25: 1.0})],
         "bare rerank": [point for point, _ in ranked[COLBERT]],
     }
-    found = store.hits(
-        request.namespace, [point for ranking in points.values() for point in ranking]
-    )
-    documents = {point: hit[1].document_id for point, hit in found.items()}
+    found = store.hits([point for ranking in points.values() for point in ranking])
+    documents = {point: hit[0].document_id for point, hit in found.items()}
     return Staged(
         {
             stage: _distinct([documents[p] for p in ranking if p in documents])[

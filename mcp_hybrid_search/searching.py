@@ -90,25 +90,29 @@ class Searcher:
         return hits, index_seconds
 
     def _assembled(self, request: SearchRequest, points: Sequence[Fused]) -> list[Hit]:
-        found = self._store.hits(
-            request.namespace, [point.point_id for point in points]
-        )
+        ids = [point.point_id for point in points]
         groups = grouped(
             points,
-            {point: (key, chunk.index) for point, (key, _, chunk) in found.items()},
+            self._store.places(request.namespace, ids),
             per_document=request.per_document,
             join_first=request.limit,
+        )[: request.limit]
+        # Only what is shown is read: a candidate's text is a page of the file.
+        found = self._store.hits(
+            [point.point_id for _, run in groups for _, point in run]
         )
         return [
             Hit(
-                document=found[best.point_id][1],
-                chunk_index=found[best.point_id][2].index,
-                text=joined([found[point.point_id][2] for _, point in run]),
+                document=found[best.point_id][0],
+                chunk_index=found[best.point_id][1].index,
+                text=joined([found[point.point_id][1] for _, point in run]),
                 score=best.score,
                 ranks=best.ranks,
                 stage_scores=best.scores,
             )
-            for best, run in groups[: request.limit]
+            for best, run in groups
+            # A document may have been replaced since its place was read.
+            if all(point.point_id in found for _, point in run)
         ]
 
     def _explained(self, hit: Hit, query: str) -> Hit:

@@ -274,15 +274,15 @@ class EmbeddedStore:
             query, namespace=namespace, filter_=filter_, limit=limit
         )
 
-    def hits(
+    def places(
         self, namespace: str, point_ids: Sequence[int]
-    ) -> dict[int, tuple[int, Document, Chunk]]:
-        """Return (document key, document, chunk) of the points that are still true."""
-        return {
-            point_id: found
-            for point_id, found in self._ledger.hits(point_ids).items()
-            if found[1].namespace == namespace
-        }
+    ) -> dict[int, tuple[int, int]]:
+        """Return (document key, chunk index) of the points that are still true."""
+        return self._ledger.places(namespace, point_ids)
+
+    def hits(self, point_ids: Sequence[int]) -> dict[int, tuple[Document, Chunk]]:
+        """Return (document, chunk) of the points that are still true."""
+        return self._ledger.hits(point_ids)
 
     def notices(self, collection: Collection) -> list[str]:
         """Say what a search of this collection cannot find now."""

@@ -292,8 +292,21 @@ class Ledger:
 
     # What the index holds
 
-    def hits(self, point_ids: Iterable[int]) -> dict[int, tuple[int, Document, Chunk]]:
-        """Return (document key, document, chunk) by point id; the rest are gone."""
+    def places(
+        self, namespace: str, point_ids: Iterable[int]
+    ) -> dict[int, tuple[int, int]]:
+        """Return (document key, chunk index) by point id; the rest are gone."""
+        rows = self._rows(
+            "SELECT point_id, document_key, chunk_index FROM chunks"
+            " JOIN documents ON key = document_key"
+            " WHERE point_id IN (SELECT value FROM json_each(?)) AND namespace = ?",
+            json.dumps(list(point_ids)),
+            namespace,
+        )
+        return {point_id: (key, index) for point_id, key, index in rows}
+
+    def hits(self, point_ids: Iterable[int]) -> dict[int, tuple[Document, Chunk]]:
+        """Return (document, chunk) by point id; the rest are gone."""
         ids = json.dumps(list(point_ids))
         rows = self._rows(
             "SELECT point_id, chunk_index, start, chunks.text,"
@@ -309,7 +322,7 @@ class Ledger:
             key = rest[0]
             if key not in documents:
                 documents[key] = _document_row(rest).document
-            found[point_id] = (key, documents[key], Chunk(index, start, text))
+            found[point_id] = (documents[key], Chunk(index, start, text))
         return found
 
     def point_ids(self, collection: Collection) -> dict[int, int]:
