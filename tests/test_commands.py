@@ -195,7 +195,7 @@ def test_deleting_tells_whether_there_was_anything(run: Run) -> None:
 
 @pytest.mark.usefixtures("stored")
 def test_collections_are_listed_with_their_sizes(run: Run) -> None:
-    (_, _, row) = _lines(run("collections"))
+    (_, _, row, *_) = _lines(run("collections"))
     assert row.split()[:3] == ["documents", "2", "2"]
     (told,) = json.loads(run("collections", "--json").stdout)["collections"]
     assert (told["name"], told["documents"]) == ("documents", 2)
