@@ -13,6 +13,9 @@ puts first loses to mediocre ones that all three hold (docs/relevance.md)."""
 WEIGHTS = {COLBERT: 2.0, DENSE: 1.0, BM25: 1.0}
 """See docs/relevance.md for the measurements behind them."""
 
+EXACT_WEIGHT = 4.0
+"""BM25's weight for a question of one word: more than the other two together."""
+
 JOIN_LIMIT = 3
 """Chunks that may be joined to one hit."""
 
@@ -28,6 +31,15 @@ class Fused:
     ranks: dict[str, int]
     """1-based, by the stages that hold the point."""
     scores: dict[str, float]
+
+
+def weights_for(terms: int) -> dict[str, float]:
+    """Return the weights for a question of so many terms, stop words left out.
+
+    Who asks for one word, a name or an error code, wants the texts that hold it;
+    the more words, the less any one of them says.
+    """
+    return {**WEIGHTS, BM25: max(WEIGHTS[BM25], EXACT_WEIGHT / max(terms, 1))}
 
 
 def fuse(

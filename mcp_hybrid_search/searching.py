@@ -8,7 +8,7 @@ from mcp_hybrid_search.chunking import encoded_text, joined
 from mcp_hybrid_search.documents import Hit, SearchRequest, SearchResult
 from mcp_hybrid_search.embeddings import Encoded, Encoders
 from mcp_hybrid_search.filters import Filter, parse_filter
-from mcp_hybrid_search.ranking import Fused, fuse, grouped
+from mcp_hybrid_search.ranking import Fused, fuse, grouped, weights_for
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
 from mcp_hybrid_search.stores.ledger import Collection
@@ -72,6 +72,7 @@ class Searcher:
         """Search, and wider until the limit is filled or the rankings end."""
         limit = max(self._settings.prefetch_limit, request.limit)
         index_seconds = 0.0
+        weights = weights_for(len(query.bm25.indices))
         for _ in range(WIDENINGS):
             started = time.perf_counter()
             rankings = self._store.rankings(
@@ -82,7 +83,7 @@ class Searcher:
                 limit=limit,
             )
             index_seconds += time.perf_counter() - started
-            hits = self._assembled(request, fuse(rankings))
+            hits = self._assembled(request, fuse(rankings, weights=weights))
             exhausted = all(len(ranking) < limit for ranking in rankings.values())
             if len(hits) >= request.limit or exhausted:
                 break

@@ -69,6 +69,19 @@ async def test_a_question_in_other_words_finds_the_document(engine: Engine) -> N
     assert ids(await search(engine, "borrow checker"))[0] == "rust"
 
 
+@pytest.mark.parametrize("word", ["ERR_4711", "xqzwv", "SKU-90210-b", "patience"])
+async def test_a_text_that_alone_holds_the_word_asked_for_is_first(
+    engine: Engine, word: str
+) -> None:
+    await fill(engine)
+    words = [f"Note {i}: quarterly figures, meetings and plans." for i in range(15)]
+    await engine.store_many([new(text) for text in words])
+    if word != "patience":
+        await engine.store(new(f"Leave by the back door, {word}.", document_id="it"))
+    result = await search(engine, word)
+    assert ids(result)[0] == ("soup" if word == "patience" else "it")
+
+
 async def test_stage_scores_equal_their_definitions(
     engine: Engine, encoders: SharedEncoders
 ) -> None:

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_hybrid_search.documents import BM25, COLBERT, DENSE
-from mcp_hybrid_search.ranking import JOIN_LIMIT, RRF_K, WEIGHTS, fuse, grouped
+from mcp_hybrid_search.ranking import (
+    JOIN_LIMIT,
+    RRF_K,
+    WEIGHTS,
+    fuse,
+    grouped,
+    weights_for,
+)
 from tests.reference import weighted_rrf
 
 Rankings = dict[str, list[tuple[int, float]]]
@@ -56,6 +63,15 @@ def test_ranks_are_counted_from_one_and_only_where_a_stage_holds_the_point() -> 
 def test_ties_go_to_the_lower_id() -> None:
     points = fuse({DENSE: [(9, 1.0)], BM25: [(3, 1.0)]}, weights={DENSE: 1, BM25: 1})
     assert [point.point_id for point in points] == [3, 9]
+
+
+@pytest.mark.parametrize(("terms", "bm25"), [(0, 4), (1, 4), (2, 2), (4, 1), (9, 1)])
+def test_the_fewer_words_are_asked_for_the_more_exact_matches_count(
+    terms: int, bm25: float
+) -> None:
+    assert weights_for(terms) == {**WEIGHTS, BM25: bm25}
+    first_alone = weights_for(1)[BM25] / RRF_K
+    assert first_alone > (WEIGHTS[COLBERT] + WEIGHTS[DENSE]) / RRF_K
 
 
 def runs(
