@@ -17,7 +17,7 @@ help:
 	@echo "make demo           what reranking changes, with the real server"
 	@echo "make test           lint, types, and all tests with their coverage"
 	@echo "make lint           ruff and mypy"
-	@echo "make bench-quality  how good the rankings are"
+	@echo "make bench-quality  how good the rankings are (DATA=a BEIR directory)"
 	@echo "make bench-speed    how fast storing and searching are"
 	@echo "make crash          kill the server again and again, and look for losses"
 	@echo "make constraints    resolve constraints.txt again (UPGRADE=1: to the newest)"
@@ -46,10 +46,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench-quality: $(READY)
-	$(BIN)/python -m benchmarks.quality
+	@test -n "$(DATA)" || { echo "Name a BEIR directory: make bench-quality DATA=DIR"; exit 2; }
+	$(BIN)/python -m benchmarks.quality --data $(DATA)
 
 bench-speed: $(READY)
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed $(if $(DATA),--data $(DATA))
 
 crash: $(READY)
 	$(BIN)/python -m benchmarks.crash
