@@ -1,48 +1,36 @@
-"""FastEmbed's three encoders behind two methods. The only module that imports it.
+"""FastEmbed's three encoders behind two methods.
+
+This and `loading` are the only modules that import it.
 
 Imported late: FastEmbed and ONNX Runtime cost about a second, which `initialize`
 must not wait for.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from fastembed import (
-    LateInteractionTextEmbedding,
-    SparseTextEmbedding,
-    TextEmbedding,
-)
-from fastembed.common.model_description import ModelSource, PoolingType
 from fastembed.late_interaction.colbert import Colbert
-from fastembed.sparse.bm25 import Bm25
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers
 
 from mcp_hybrid_search.chunking import INVISIBLE, searchable
 from mcp_hybrid_search.documents import TokenMatch
 from mcp_hybrid_search.errors import ModelUnavailableError
-from mcp_hybrid_search.models import ModelSet, ModelSpec, checked_directory
+from mcp_hybrid_search.loading import load, load_colbert, load_dense, load_sparse
+from mcp_hybrid_search.models import ModelSet
 from mcp_hybrid_search.pooling import pooled
 from mcp_hybrid_search.settings import Settings
-from mcp_hybrid_search.stopwords import ENGLISH
 
 Vectors = NDArray[np.float32]
 
 BATCH_SIZE = 4
 """Texts per run of a model: larger batches lose more to padding and to caches
 than they gain on a CPU, and a cancelled call waits for at most one."""
-
-
-BM25_AVERAGE_LENGTH = 100
-"""Stemmed words of a chunk that BM25 takes for ordinary (docs/relevance.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +93,6 @@ class FastEmbedEncoders:
                 of the other two leaves keyword search and is told in `problem`.
         """
         self._settings = settings
-        self._threads = settings.encoder_threads or max(1, (os.cpu_count() or 2) // 2)
         # Two encode, a third one pools what came out of the slower.
         self._workers = ThreadPoolExecutor(3, "encoder")
         self._query_worker = ThreadPoolExecutor(2, "query-encoder")
@@ -113,11 +100,16 @@ class FastEmbedEncoders:
         self.dims: dict[str, int] = {}
         self.tokenizer: Tokenizer | None = None
         self.token_limit = 512
-        self._sparse = _load_sparse(models.sparse, settings)
+        self._sparse = load_sparse(models.sparse, settings)
         try:
-            dense = self._workers.submit(self._load, models.dense, _load_dense)
-            self._colbert: Colbert = self._load(models.colbert, _load_colbert)
-            self._dense: TextEmbedding = dense.result()
+            threads = settings.encoder_threads or max(1, (os.cpu_count() or 2) // 2)
+            dense = self._workers.submit(
+                load, load_dense, models.dense, settings, threads=threads
+            )
+            self._colbert: Colbert = load(
+                load_colbert, models.colbert, settings, threads=threads
+            )
+            self._dense = dense.result()
         except ModelUnavailableError as exc:
             self.problem = str(exc)
         else:
@@ -226,18 +218,8 @@ class FastEmbedEncoders:
         self._workers.shutdown()
         self._query_worker.shutdown()
 
-    def _load(self, spec: ModelSpec, load: "_Loader") -> Any:
-        options = _options(self._settings, self._threads)
-        with _model_errors(spec), checked_directory(spec) as directory:
-            if spec.files:
-                # FastEmbed makes its cache directory, wanted or not.
-                options["cache_dir"] = str(directory)
-            return load(spec, directory, options)
-
     def _measure(self) -> None:
-        # TextEmbedding's base class does not declare the tokenizer it has.
-        dense: Any = self._dense.model
-        tokenizers = [dense.tokenizer, self._colbert.tokenizer]
+        tokenizers = [self._dense.model.tokenizer, self._colbert.tokenizer]
         limits = [t.truncation["max_length"] for t in tokenizers]
         narrowest = tokenizers[limits.index(min(limits))]
         special = narrowest.num_special_tokens_to_add(is_pair=False)
@@ -248,135 +230,6 @@ class FastEmbedEncoders:
             msg = "A loaded model gave no vector."
             raise AssertionError(msg)
         self.dims = {"dense": len(vectors.dense), "colbert": vectors.colbert.shape[1]}
-
-
-_COLBERTS = ("answerdotai/answerai-colbert-small-v1", "colbert-ir/colbertv2.0")
-"""The catalogue's models of FastEmbed's class `Colbert`."""
-
-_Loader = Callable[[ModelSpec, Path | None, dict[str, Any]], Any]
-
-
-class _Colbert(Colbert):
-    """FastEmbed's ColBERT, also for exports that ask for `token_type_ids`.
-
-    FastEmbed inserts its marker token into the other two inputs only.
-    """
-
-    def _preprocess_onnx_input(
-        self,
-        onnx_input: dict[str, Any],
-        is_doc: bool = True,  # noqa: FBT001, FBT002 - the parent's signature
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        inputs = super()._preprocess_onnx_input(onnx_input, is_doc=is_doc, **kwargs)
-        if "token_type_ids" in inputs:
-            inputs["token_type_ids"] = np.zeros_like(inputs["input_ids"])
-        return inputs
-
-
-class _BundledColbert(_Colbert):
-    """The bundled encoder: its queries are not padded with [MASK] tokens.
-
-    Padding costs it two thirds of a short query's time and finds nothing more
-    (docs/relevance.md).
-    """
-
-    MIN_QUERY_LENGTH = None
-
-
-def _options(settings: Settings, threads: int) -> dict[str, Any]:
-    cache = settings.model_cache_dir or settings.data_dir / "models"
-    return {
-        "threads": threads,
-        "cache_dir": str(cache),
-        "local_files_only": settings.offline,
-        "enable_cpu_mem_arena": False,
-    }
-
-
-def _load_dense(
-    spec: ModelSpec, directory: Path | None, options: dict[str, Any]
-) -> TextEmbedding:
-    if directory is None:
-        return TextEmbedding(spec.name, **options)
-    if spec.files:
-        return TextEmbedding(spec.name, specific_model_path=str(directory), **options)
-    name = f"directory/{directory}"
-    known = {model["model"] for model in TextEmbedding.list_supported_models()}
-    if name not in known:
-        TextEmbedding.add_custom_model(
-            model=name,
-            pooling=_pooling_type(directory),
-            normalization=True,
-            sources=ModelSource(url="file://"),
-            dim=json.loads((directory / "config.json").read_text())["hidden_size"],
-            model_file=_onnx_file(directory),
-        )
-    return TextEmbedding(name, specific_model_path=str(directory), **options)
-
-
-def _pooling_type(directory: Path) -> PoolingType:
-    """Return what sentence-transformers' own file says; mean if it is absent."""
-    path = directory / "1_Pooling" / "config.json"
-    if path.exists() and json.loads(path.read_text()).get("pooling_mode_cls_token"):
-        return PoolingType.CLS
-    return PoolingType.MEAN
-
-
-def _onnx_file(directory: Path) -> str:
-    for candidate in ("model.onnx", "onnx/model.onnx", "model_optimized.onnx"):
-        if (directory / candidate).exists():
-            return candidate
-    msg = f"There is no model.onnx in {directory}."
-    raise ModelUnavailableError(msg)
-
-
-def _load_colbert(
-    spec: ModelSpec, directory: Path | None, options: dict[str, Any]
-) -> Any:
-    if directory is None and spec.name not in _COLBERTS:
-        return LateInteractionTextEmbedding(spec.name, **options).model
-    if directory is None:
-        return _Colbert(spec.name, **options)
-    if spec.files:
-        return _BundledColbert(spec.name, specific_model_path=str(directory), **options)
-    # A directory is laid out as the catalogue's ColBERT: model.onnx at its top.
-    name = "colbert-ir/colbertv2.0"
-    return _Colbert(name, specific_model_path=str(directory), **options)
-
-
-def _load_sparse(spec: ModelSpec, settings: Settings) -> Any:
-    with _model_errors(spec):
-        if settings.models == "bundled":
-            # No file is needed with the stop words given; the path only keeps
-            # FastEmbed from looking for one on the hub.
-            return Bm25(
-                spec.name,
-                specific_model_path=".",
-                stopwords=set(ENGLISH),
-                avg_len=BM25_AVERAGE_LENGTH,
-            )
-        options = _options(settings, 1)
-        del options["enable_cpu_mem_arena"]
-        if spec.directory is not None:
-            return Bm25("Qdrant/bm25", specific_model_path=str(spec.directory))
-        return SparseTextEmbedding(spec.name, **options)
-
-
-@contextmanager
-def _model_errors(spec: ModelSpec) -> Iterator[None]:
-    # FastEmbed says ValueError for unknown names and failed downloads alike, and
-    # ONNX Runtime's own exceptions derive from RuntimeError.
-    try:
-        yield
-    except (ValueError, RuntimeError, OSError, KeyError) as exc:
-        where = f"in {spec.directory}" if spec.directory else "from the model hub"
-        msg = (
-            f"The model {spec.name!r} could not be loaded {where}: {exc}."
-            " Check its name, the network or HYBRID_SEARCH_OFFLINE, or use"
-            " HYBRID_SEARCH_MODELS=bundled, which needs no download."
-        )
-        raise ModelUnavailableError(msg) from exc
 
 
 def _counting(tokenizer: Tokenizer) -> Tokenizer:

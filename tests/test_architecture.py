@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "mcp_hybrid_search"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 DOORS = {
-    "fastembed": {"embeddings"},
+    "fastembed": {"embeddings", "loading"},
     "qdrant_edge": {"edge", "edge_filters"},
     "sqlite3": {"doctor", "ledger_file"},
     "filelock": {"directory", "doctor"},
