@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from shutil import copyfile
@@ -239,17 +239,3 @@ def _link(source: Path, target: Path) -> None:
         target.symlink_to(source)
     except OSError:  # Windows grants links only to some users.
         copyfile(source, target)
-
-
-def as_json(models: ModelSet) -> str:
-    """Return the model names as the ledger keeps them."""
-    return json.dumps(
-        {
-            "name": models.name,
-            **{
-                key: value["name"]
-                for key, value in asdict(models).items()
-                if isinstance(value, dict)
-            },
-        }
-    )

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,13 +62,8 @@ class Opening:
 
     def close(self) -> None:
         """Close the engine if it was opened, after it is if it is being opened."""
-        if self._future is None:
-            return
-        try:
-            engine = self._future.result()
-        except HybridSearchError:
-            return
-        engine.close()
+        if self._future is not None and self._future.exception() is None:
+            self._future.result().close()
 
 
 def _failed(future: "Future[Engine]") -> bool:

@@ -17,6 +17,10 @@ from mcp_hybrid_search.validation import check_search
 WIDENINGS = 4
 """How often a search doubles its candidates to fill its limit."""
 
+NOT_COMPLETE = (
+    "A few long documents fill the rankings, so that there are fewer hits than asked"
+    " for. Other words, a filter, or a larger HYBRID_SEARCH_PREFETCH_LIMIT find more."
+)
 NOTHING_STORED = (
     "Nothing is stored yet. Store documents with store-document, or from files with"
     " `mcp-hybrid-search add FILE`."
@@ -48,10 +52,12 @@ class Searcher:
             return SearchResult((), request.collection, (NOTHING_STORED,))
         query = self._encoders.encode_query(request.query)
         encoded_at = time.perf_counter()
-        hits, index_seconds = self._hits(collection, request, query, filter_)
+        hits, index_seconds, complete = self._hits(collection, request, query, filter_)
         if request.explain:
             hits = [self._explained(hit, request.query) for hit in hits]
         notices = tuple(self._notices(collection, request, found=bool(hits)))
+        if not complete:
+            notices = (*notices, NOT_COMPLETE)
         ended = time.perf_counter()
         seconds = {
             "encode": encoded_at - started,
@@ -68,8 +74,12 @@ class Searcher:
         request: SearchRequest,
         query: Encoded,
         filter_: Filter | None,
-    ) -> tuple[list[Hit], float]:
-        """Search, and wider until the limit is filled or the rankings end."""
+    ) -> tuple[list[Hit], float, bool]:
+        """Search, and wider until the limit is filled or the rankings end.
+
+        Returns:
+            The hits, the seconds in the index, and whether one of the two happened.
+        """
         limit = max(self._settings.prefetch_limit, request.limit)
         index_seconds = 0.0
         weights = weights_for(len(query.bm25.indices))
@@ -86,9 +96,9 @@ class Searcher:
             hits = self._assembled(request, fuse(rankings, weights=weights))
             exhausted = all(len(ranking) < limit for ranking in rankings.values())
             if len(hits) >= request.limit or exhausted:
-                break
+                return hits, index_seconds, True
             limit *= 2
-        return hits, index_seconds
+        return hits, index_seconds, False
 
     def _assembled(self, request: SearchRequest, points: Sequence[Fused]) -> list[Hit]:
         ids = [point.point_id for point in points]

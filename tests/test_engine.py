@@ -9,6 +9,7 @@ import anyio
 import numpy as np
 import pytest
 
+from mcp_hybrid_search import searching
 from mcp_hybrid_search.chunking import encoded_text
 from mcp_hybrid_search.documents import (
     BM25,
@@ -26,6 +27,7 @@ from mcp_hybrid_search.errors import (
     InvalidInputError,
     NotFoundError,
 )
+from mcp_hybrid_search.searching import NOT_COMPLETE
 from tests.conftest import OpenEngine, SharedEncoders
 from tests.reference import bm25, maxsim
 
@@ -260,6 +262,17 @@ async def test_the_limit_is_filled_with_documents_even_if_one_has_many_chunks(
         [new(crowd, document_id="crowd"), new("A shoe.", document_id="shoe")]
     )
     assert ids(await search(engine, "whale in the sea")) == ["crowd", "shoe"]
+
+
+async def test_fewer_hits_than_asked_for_are_said_if_there_may_be_more(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "WIDENINGS", 1)
+    engine = open_engine(prefetch_limit=10, chunk_tokens=40)
+    crowd = " ".join(f"The whale number {i} swims in the sea today." for i in range(60))
+    await engine.store(new(crowd, document_id="crowd"))
+    assert NOT_COMPLETE in (await search(engine, "whale in the sea")).notices
+    assert (await search(engine, "whale in the sea", limit=1)).notices == ()
 
 
 async def test_searching_before_anything_is_stored_says_so(engine: Engine) -> None:
