@@ -52,10 +52,13 @@ class Searcher:
             return SearchResult((), request.collection, (NOTHING_STORED,))
         query = self._encoders.encode_query(request.query)
         encoded_at = time.perf_counter()
+        # Before the rankings: what is indexed between the two is then told as
+        # missing though it was found, and never missed without a word.
+        missing = self._store.missing(collection)
         hits, index_seconds, complete = self._hits(collection, request, query, filter_)
         if request.explain:
             hits = [self._explained(hit, request.query) for hit in hits]
-        notices = tuple(self._notices(collection, request, found=bool(hits)))
+        notices = (*missing, *self._notices(collection, request, found=bool(hits)))
         if not complete:
             notices = (*notices, NOT_COMPLETE)
         ended = time.perf_counter()
@@ -133,7 +136,6 @@ class Searcher:
     def _notices(
         self, collection: Collection, request: SearchRequest, *, found: bool
     ) -> Iterator[str]:
-        yield from self._store.notices(collection)
         if self._encoders.problem is not None:
             yield f"Only keyword search (BM25) ran. {self._encoders.problem}"
         excess = self._encoders.query_excess(request.query)

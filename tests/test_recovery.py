@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,43 @@ async def test_a_document_that_cannot_be_encoded_again_does_not_stop_the_others(
         assert notice.startswith("1 documents cannot be found until")
 
     assert await everything_is_found(engine)
+
+
+async def test_what_is_indexed_again_during_a_search_was_told_as_missing(
+    open_engine: OpenEngine,
+    encoders: SharedEncoders,
+    index: Path,
+    filled: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    del filled
+    shutil.rmtree(index)
+    ranked = threading.Event()
+    encode, rank = encoders.encode_documents, EdgeIndex.rankings
+
+    def encode_after_ranking(texts: list[str], *, advance: Callable[[], None]) -> Any:
+        assert ranked.wait(PATIENCE_SECONDS)
+        return encode(texts, advance=advance)
+
+    def rank_then_let_repair(self: EdgeIndex, *args: Any, **given: Any) -> Any:
+        rankings = rank(self, *args, **given)
+        ranked.set()
+        (opened,) = engine._store._indexes._open.values()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while opened.pending and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not opened.pending
+        return rankings
+
+    monkeypatch.setattr(indexes, "REPAIR_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(encoders, "encode_documents", encode_after_ranking)
+    monkeypatch.setattr(EdgeIndex, "rankings", rank_then_let_repair)
+    engine = open_engine()
+
+    result = await search(engine, "whale")
+
+    assert result.hits == ()
+    assert "3 documents are being indexed again" in result.notices[0]
 
 
 async def test_closing_waits_for_one_batch_of_encoding_and_not_for_the_document(

@@ -268,9 +268,7 @@ class EmbeddedStore:
         """Rank the chunks of a namespace by each stage; see `EdgeIndex.rankings`."""
         if not self._indexes.exists(collection):
             return {}
-        opened = self._indexes.opened(collection)
-        self._indexes.wait_until_complete(opened)
-        return opened.index.rankings(
+        return self._indexes.opened(collection).index.rankings(
             query, namespace=namespace, filter_=filter_, limit=limit
         )
 
@@ -284,8 +282,15 @@ class EmbeddedStore:
         """Return (document, chunk) of the points that are still true."""
         return self._ledger.hits(point_ids)
 
-    def notices(self, collection: Collection) -> list[str]:
-        """Say what a search of this collection cannot find now."""
+    def missing(self, collection: Collection) -> list[str]:
+        """Say what a search that begins now cannot find, after a moment's patience.
+
+        Raises:
+            HybridSearchError: If the index cannot be opened now.
+        """
+        if not self._indexes.exists(collection):
+            return []
+        self._indexes.wait_until_complete(self._indexes.opened(collection))
         return self._indexes.notices(collection)
 
     def chunk_count(self, collection: Collection, namespace: str) -> int:
