@@ -53,6 +53,8 @@ class RealServer:
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
                 "HYBRID_SEARCH_DATA_DIR": str(data_dir),
+                # Who kills the server means the engine too.
+                "HYBRID_SEARCH_IN_PROCESS": "true",
                 **environment,
             },
         )

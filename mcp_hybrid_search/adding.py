@@ -17,7 +17,8 @@ from mcp_hybrid_search.errors import (
 from mcp_hybrid_search.files import STDIN, TextFile, parts, read
 
 if TYPE_CHECKING:
-    from mcp_hybrid_search.engine import Engine, Progress
+    from mcp_hybrid_search.engine import Progress
+    from mcp_hybrid_search.opening import AnyEngine
 
 BATCH_BYTES = 4_000_000
 """Files read and stored together: enough to encode side by side, few to hold."""
@@ -40,7 +41,7 @@ class AddedFile(BaseModel):
 class Adding:
     """Where files go, and what takes them there."""
 
-    engine: "Engine"
+    engine: "AnyEngine"
     collection: str
     namespace: str
     max_text_bytes: int

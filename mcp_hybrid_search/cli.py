@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import sys
-from functools import partial
 from types import FrameType
 from typing import NoReturn
 
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.settings import load_settings
+
+IN_PROCESS = "--in-process"
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Whatever is written belongs to this user alone.
     os.umask(0o077)
-    if len(sys.argv) > 1:
+    if sys.argv[1:] not in ([], [IN_PROCESS]):
         from mcp_hybrid_search.commands import app  # noqa: PLC0415 - slow
 
         app()
@@ -42,22 +43,29 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _serve() -> None:
-    settings = load_settings()
+    settings = load_settings(**{"in_process": True} if sys.argv[1:] else {})
     logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+
+    from mcp_hybrid_search.opening import opener  # noqa: PLC0415 - slow
+
+    opening = opener(settings)
+    # It loads its models while this process imports the SDK.
+    opening.launch()
 
     # A typo in a setting is told before the second that the rest takes.
     import anyio  # noqa: PLC0415
 
-    from mcp_hybrid_search.opening import Opening  # noqa: PLC0415
     from mcp_hybrid_search.server import create_server  # noqa: PLC0415
     from mcp_hybrid_search.stdio import serve  # noqa: PLC0415
 
-    opening = Opening(settings)
-    server = create_server(opening, settings)
-    try:
-        anyio.run(partial(serve, server, max_line_bytes=settings.max_line_bytes))
-    finally:
-        opening.close()
+    async def serve_and_close() -> None:
+        try:
+            server = create_server(opening, settings)
+            await serve(server, max_line_bytes=settings.max_line_bytes)
+        finally:
+            await opening.aclose()
+
+    anyio.run(serve_and_close)
 
 
 if __name__ == "__main__":

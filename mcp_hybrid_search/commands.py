@@ -2,35 +2,40 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
 import typer
 
-from mcp_hybrid_search import __version__, results
+from mcp_hybrid_search import __version__, engine_control, results
 from mcp_hybrid_search.adding import AddedFile, Adding
 from mcp_hybrid_search.documents import SearchRequest
 from mcp_hybrid_search.errors import HybridSearchError
-from mcp_hybrid_search.settings import Settings, load_settings
+from mcp_hybrid_search.opening import opener
+from mcp_hybrid_search.settings import PREFIX, Settings, load_settings
 from mcp_hybrid_search.tables import (
     print_added,
     print_checks,
     print_collections,
     print_hits,
+    print_status,
 )
 from mcp_hybrid_search.terminal import Bar, print_json, print_text, say, visible
 
 if TYPE_CHECKING:
-    from mcp_hybrid_search.engine import Engine
+    from mcp_hybrid_search.opening import AnyEngine
 
 DISTRIBUTION = "mcp-hybrid-search"
 
 T = TypeVar("T")
+
+Work = Callable[["AnyEngine", Settings], Awaitable[T]]
 
 Collection = Annotated[
     str | None, typer.Option(help="Collection; else HYBRID_SEARCH_COLLECTION.")
@@ -74,8 +79,16 @@ def options(
             is_eager=True,
         ),
     ] = False,
+    in_process: Annotated[
+        bool,
+        typer.Option(
+            "--in-process", help="Do it in this process, not in the shared engine."
+        ),
+    ] = False,
 ) -> None:
     """Read the options before the command."""
+    if in_process:
+        os.environ[f"{PREFIX}IN_PROCESS"] = "true"
     # Not every terminal can show every character.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -99,7 +112,7 @@ def add(
     """
     bar = Bar("Storing")
 
-    async def work(engine: "Engine", settings: Settings) -> list[AddedFile]:
+    async def work(engine: "AnyEngine", settings: Settings) -> list[AddedFile]:
         adding = Adding(
             engine,
             collection or settings.collection,
@@ -146,7 +159,7 @@ def search(
     """Find stored passages by meaning and by exact words, best first."""
     conditions = _parsed_filter(filter_)
 
-    async def work(engine: "Engine", settings: Settings) -> results.SearchHits:
+    async def work(engine: "AnyEngine", settings: Settings) -> results.SearchHits:
         request = SearchRequest(
             query=query,
             collection=collection or settings.collection,
@@ -188,7 +201,7 @@ def get(
 ) -> None:
     """Print a stored document's text exactly as it was stored."""
 
-    async def work(engine: "Engine", settings: Settings) -> results.DocumentContent:
+    async def work(engine: "AnyEngine", settings: Settings) -> results.DocumentContent:
         found = await engine.document(
             collection or settings.collection,
             namespace or settings.namespace,
@@ -213,7 +226,7 @@ def delete(
 ) -> None:
     """Delete a stored document for good; exit code 1 if there is none."""
 
-    async def work(engine: "Engine", settings: Settings) -> bool:
+    async def work(engine: "AnyEngine", settings: Settings) -> bool:
         return await engine.delete(
             collection or settings.collection,
             namespace or settings.namespace,
@@ -234,7 +247,7 @@ def delete(
 def collections(*, as_json: AsJson = False) -> None:
     """List the collections with their sizes."""
 
-    async def work(engine: "Engine", _settings: Settings) -> results.Collections:
+    async def work(engine: "AnyEngine", _settings: Settings) -> results.Collections:
         return results.collections(await engine.collections())
 
     found = _run(work)
@@ -253,7 +266,7 @@ def reindex(
     """Encode a collection again, with the models that the settings name now."""
     bar = Bar("Encoding")
 
-    async def work(engine: "Engine", _settings: Settings) -> int:
+    async def work(engine: "AnyEngine", _settings: Settings) -> int:
         return await engine.reindex(collection, progress=bar.advance)
 
     count = _run(work, bar)
@@ -261,6 +274,48 @@ def reindex(
         print_json({"collection": collection, "documents": count})
     else:
         typer.echo(f"{count} documents of {collection!r} were encoded again.")
+
+
+@app.command()
+def status(*, as_json: AsJson = False) -> None:
+    """Show the engine and who is connected to it; exit code 1 if none runs."""
+    with _told():
+        found = engine_control.status(load_settings())
+    if as_json:
+        print_json(found and asdict(found))
+    elif found is None:
+        typer.echo("No engine is running; the next call starts one.")
+    else:
+        print_status(found)
+    if found is None:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stop(*, as_json: AsJson = False) -> None:
+    """Let the engine finish its calls and leave; the next call starts another.
+
+    What does not leave within 15 seconds is killed, which loses nothing.
+    """
+    with _told():
+        how = engine_control.stop(load_settings())
+    if as_json:
+        print_json({"engine": how})
+    else:
+        typer.echo(f"Engine: {how}.")
+
+
+@app.command()
+def logs(
+    *,
+    lines: Annotated[int, typer.Option(min=1, help="Lines to print.")] = 50,
+) -> None:
+    """Print the end of the engine's log."""
+    with _told():
+        print_text(
+            engine_control.log_end(load_settings(), lines),
+            terminal=sys.stdout.isatty(),
+        )
 
 
 @app.command()
@@ -294,22 +349,24 @@ def demo() -> None:
         anyio.run(run, load_settings())
 
 
-def _run(
-    work: Callable[["Engine", Settings], Awaitable[T]], bar: Bar | None = None
-) -> T:
-    """Do `work` with an engine of this process."""
+def _run(work: Work[T], bar: Bar | None = None) -> T:
+    """Do `work` with the engine, which is started if need be."""
     with _told():
         settings = load_settings()
         logging.basicConfig(level=settings.log_level, stream=sys.stderr)
-        from mcp_hybrid_search.engine import Engine  # noqa: PLC0415 - slow
-
-        engine = Engine(settings)
         try:
-            return anyio.run(partial(work, engine, settings))
+            return anyio.run(_worked, work, settings)
         finally:
             if bar is not None:
                 bar.close()
-            engine.close()
+
+
+async def _worked(work: Work[T], settings: Settings) -> T:
+    opening = opener(settings)
+    try:
+        return await work(await opening.engine(), settings)
+    finally:
+        await opening.aclose()
 
 
 @contextmanager

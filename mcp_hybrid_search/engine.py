@@ -5,6 +5,7 @@ and the index's libraries; `opening` does so in the background.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
@@ -31,9 +32,10 @@ from mcp_hybrid_search.errors import (
 )
 from mcp_hybrid_search.searching import Searcher
 from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
 from mcp_hybrid_search.storing import DocumentWriter, Outcome, Work
-from mcp_hybrid_search.validation import check_id, check_name
+from mcp_hybrid_search.validation import check_place
 
 PROGRESS_SECONDS = 1.0
 CONCURRENT_SEARCHES = 4
@@ -47,29 +49,42 @@ T = TypeVar("T")
 class Engine:
     """One data directory and one model set. Its methods may be called at once."""
 
-    def __init__(self, settings: Settings, encoders: Encoders | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        encoders: Encoders | None = None,
+        directory: DataDirectory | None = None,
+    ) -> None:
         """Load the models and open the data directory; blocks for seconds.
 
         Args:
             settings: Read once.
             encoders: Instead of those that the settings name; closed with the
                 engine.
+            directory: Already locked, by who will release it; else the one that
+                the settings name is locked, and released by `close`.
 
         Raises:
             HybridSearchError: If the directory cannot be used.
         """
         model_set = models.model_set(settings)
-        self._encoders = encoders or FastEmbedEncoders(model_set, settings)
-        try:
+        with ExitStack() as opened:
+            if directory is None:
+                directory = DataDirectory(
+                    settings.data_dir, min_free_bytes=settings.min_free_bytes
+                )
+                opened.callback(directory.release)
+            self._encoders = encoders or FastEmbedEncoders(model_set, settings)
+            opened.callback(self._encoders.close)
             self._store = EmbeddedStore(
                 settings,
+                directory,
                 models=models.description(model_set, settings),
                 fingerprint=models.fingerprint(model_set, settings),
                 dims=self._encoders.dims,
             )
-        except BaseException:
-            self._encoders.close()
-            raise
+            opened.callback(self._store.close)
+            self._opened = opened.pop_all()
         self._writer = DocumentWriter(self._store, self._encoders, settings)
         self._searcher = Searcher(self._store, self._encoders, settings)
         self._store.maintain(self._writer.encode_again)
@@ -78,8 +93,7 @@ class Engine:
 
     def close(self) -> None:
         """Bring everything to the disk and give the directory back."""
-        self._store.close()
-        self._encoders.close()
+        self._opened.close()
 
     async def store(
         self, document: NewDocument, *, progress: Progress | None = None
@@ -143,7 +157,7 @@ class Engine:
         """
 
         def read() -> DocumentText:
-            _check_place(collection, namespace, document_id)
+            check_place(collection, namespace, document_id)
             found = self._store.collection(collection)
             limit = -1 if chunk_limit is None else chunk_limit
             stored = found and self._store.read(
@@ -167,7 +181,7 @@ class Engine:
         """Delete a document; False if there is none."""
 
         def delete() -> bool:
-            _check_place(collection, namespace, document_id)
+            check_place(collection, namespace, document_id)
             found = self._store.collection(collection)
             return found is not None and self._store.delete(
                 found, namespace, document_id
@@ -239,9 +253,3 @@ async def _report(work: Work, progress: Progress) -> None:
 
 async def _in_thread(call: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
-
-
-def _check_place(collection: str, namespace: str, document_id: str) -> None:
-    check_name("collection", collection)
-    check_name("namespace", namespace)
-    check_id(document_id)

@@ -21,7 +21,8 @@ from mcp_hybrid_search.filters import FILTER_SCHEMA
 from mcp_hybrid_search.settings import NAME_PATTERN, Settings
 
 if TYPE_CHECKING:
-    from mcp_hybrid_search.engine import Engine, Progress
+    from mcp_hybrid_search.engine import Progress
+    from mcp_hybrid_search.opening import AnyEngine
 
 INSTRUCTIONS = """\
 Long-term memory and document search. Before you answer a question about the user, \
@@ -89,10 +90,13 @@ class DocumentItem(BaseModel):
 class Opener(Protocol):
     """What the tools need to reach the engine."""
 
+    def introduce(self, name: str) -> None:
+        """Say on whose behalf the calls are."""
+
     def start(self) -> object:
         """Begin to open the engine; returns at once."""
 
-    async def engine(self, progress: "Progress | None" = None) -> "Engine":
+    async def engine(self, progress: "Progress | None" = None) -> "AnyEngine":
         """Wait for the engine."""
 
 
@@ -149,6 +153,8 @@ def create_server(opening: Opener, settings: Settings) -> HybridSearchServer:
     ) -> HandlerResult:
         if ctx.method != "initialize":
             opening.start()
+            if ctx.session.client_params is not None:
+                opening.introduce(ctx.session.client_params.client_info.name)
         return await call_next(ctx)
 
     server = HybridSearchServer(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_hybrid_search.errors import InvalidInputError
@@ -14,7 +14,34 @@ from mcp_hybrid_search.errors import InvalidInputError
 PREFIX = "HYBRID_SEARCH_"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
+_OF_ONE_CLIENT = {
+    "data_dir",
+    "collection",
+    "namespace",
+    "in_process",
+    "engine_idle_seconds",
+    "max_line_bytes",
+    "max_documents_per_call",
+    "log_level",
+}
+"""Settings that each client of one engine may have for itself."""
+
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _model(name: str) -> str:
+    """Return a model's name, or where it is from any working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+# The engine is another process, in another working directory.
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Model = Annotated[str, AfterValidator(_model)]
 
 
 def _data_dir() -> Path:
@@ -28,7 +55,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
     )
 
-    data_dir: Path = Field(
+    data_dir: AbsolutePath = Field(
         default_factory=_data_dir,
         description="Where documents and their index are kept.",
     )
@@ -42,17 +69,17 @@ class Settings(BaseSettings):
         "bundled",
         description="Model set: `bundled` (no download), `tutorial`, or `custom`.",
     )
-    dense_model: str | None = Field(
+    dense_model: Model | None = Field(
         None, description="`custom`: FastEmbed dense model, a name or a directory."
     )
-    sparse_model: str | None = Field(
+    sparse_model: Model | None = Field(
         None, description="`custom`: FastEmbed sparse model, a name or a directory."
     )
-    colbert_model: str | None = Field(
+    colbert_model: Model | None = Field(
         None,
         description="`custom`: late-interaction model, a name or a directory.",
     )
-    model_cache_dir: Path | None = Field(
+    model_cache_dir: AbsolutePath | None = Field(
         None, description="Where downloaded models are kept (default: in data_dir)."
     )
     offline: bool = Field(
@@ -94,12 +121,35 @@ class Settings(BaseSettings):
     max_documents_per_call: int = Field(
         1_000, ge=1, le=100_000, description="Documents in one `store-documents`."
     )
+    in_process: bool = Field(
+        default=False,
+        description="Run the engine in this process; no other one can share the data.",
+    )
+    engine_idle_seconds: int = Field(
+        600,
+        ge=0,
+        le=2_592_000,
+        description="How long the engine stays after its last client has gone.",
+    )
     min_free_bytes: int = Field(
         134_217_728, ge=0, description="Disk space below which nothing is stored."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="What is logged to stderr."
     )
+
+    def engine_values(self) -> dict[str, Any]:
+        """Return what everyone who shares an engine must agree on, as JSON."""
+        return self.model_dump(mode="json", exclude=_OF_ONE_CLIENT)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that give another process these settings."""
+        values = self.model_dump(mode="json", exclude_unset=True)
+        return {
+            PREFIX + name.upper(): str(value)
+            for name, value in values.items()
+            if value is not None
+        }
 
     @model_validator(mode="after")
     def _custom_names_its_models(self) -> "Settings":

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from mcp_hybrid_search import results
 from mcp_hybrid_search.adding import AddedFile
+from mcp_hybrid_search.engine_protocol import EngineStatus
 from mcp_hybrid_search.terminal import one_line, say, visible
 
 if TYPE_CHECKING:
@@ -111,6 +113,24 @@ def print_collections(found: results.Collections) -> None:
     ]
     columns = ["collection", "documents>", "chunks>", "bytes>", "models"]
     print_table("", columns, rows)
+
+
+def print_status(found: EngineStatus) -> None:
+    """Print what the engine is, and who is connected to it."""
+    uptime = timedelta(seconds=int(found.uptime_seconds))
+    rows: list[tuple[object, ...]] = [
+        ("engine", f"process {found.pid}, version {found.version}, up {uptime}"),
+        ("state", found.state),
+        ("memory", f"{found.memory_bytes / 1e6:,.0f} MB"),
+        ("documents", f"{found.documents:,} in {found.chunks:,} chunks"),
+        ("clients", len(found.clients)),
+    ]
+    print_table("", ["", "now"], rows)
+    if found.clients:
+        clients = [
+            (client.pid, client.name, client.version) for client in found.clients
+        ]
+        print_table("", ["process>", "client", "version"], clients)
 
 
 def print_checks(checks: "Sequence[Check]") -> None:

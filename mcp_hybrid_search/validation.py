@@ -41,6 +41,13 @@ def check_id(document_id: str) -> None:
         raise InvalidInputError(msg)
 
 
+def check_place(collection: str, namespace: str, document_id: str) -> None:
+    """Refuse names and an id that no document can have."""
+    check_name("collection", collection)
+    check_name("namespace", namespace)
+    check_id(document_id)
+
+
 def check_document(document: NewDocument, settings: Settings) -> None:
     """Refuse a document that is over a limit or could not come back as it is.
 

@@ -23,6 +23,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def _short_lived_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an engine that a test starts leave when its last client has gone."""
+    monkeypatch.setenv("HYBRID_SEARCH_ENGINE_IDLE_SECONDS", "0")
+
+
 @pytest.fixture(scope="session")
 def encoders() -> SharedEncoders:
     settings = load_settings()

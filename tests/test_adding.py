@@ -8,6 +8,7 @@ import pytest
 from mcp_hybrid_search.adding import AddedFile, Adding, _batches
 from mcp_hybrid_search.documents import NewDocument, SearchRequest
 from mcp_hybrid_search.engine import Engine
+from mcp_hybrid_search.engine_client import EngineClient
 from mcp_hybrid_search.errors import NotFoundError
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ def write(name: str, text: str) -> None:
     Path(name).write_text(text)
 
 
-async def text_of(engine: Engine, document_id: str) -> str | None:
+async def text_of(engine: Engine | EngineClient, document_id: str) -> str | None:
     try:
         return (await engine.document(*PLACE, document_id)).text
     except NotFoundError:

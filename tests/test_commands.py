@@ -54,6 +54,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYBRID_SEARCH_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("HYBRID_SEARCH_MIN_FREE_BYTES", "0")
+    monkeypatch.setenv("HYBRID_SEARCH_IN_PROCESS", "true")
     # Wide enough that no text is broken.
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -36,9 +36,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
 class Raw:
     """The server over bare pipes."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], *options: str) -> None:
         self.process = subprocess.Popen(
-            COMMAND, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*COMMAND, *options],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self.ask("initialize", HANDSHAKE)
         self.send({"method": "notifications/initialized"})
@@ -139,16 +142,34 @@ def test_a_cancelled_store_is_whole_or_absent_and_gives_its_place_back(
     assert raw.call("get-document", id="second")["structuredContent"]["chunks"] == 1
 
 
-def test_a_second_server_is_told_who_has_the_directory_until_it_is_free(
+def test_a_second_server_shares_what_the_first_one_stores(
     raw: Raw, environment: dict[str, str]
 ) -> None:
     raw.call("store-document", text="Mine.", id="a")
     second = Raw(environment)
-    refused = second.call("list-collections")
-    assert refused["isError"]
-    assert f"process {raw.process.pid}" in refused["content"][0]["text"]
+    found = second.call("get-document", id="a")
+    assert found["structuredContent"]["text"] == "Mine."
     raw.process.terminate()
     assert raw.process.wait() == 0
+    second.call("store-document", text="Ours.", id="a")
+    found = second.call("get-document", id="a")
+    assert found["structuredContent"]["text"] == "Ours."
+    second.process.terminate()
+    second.process.communicate()
+
+
+def test_without_a_shared_engine_a_second_server_is_told_who_has_the_directory(
+    environment: dict[str, str],
+) -> None:
+    first = Raw(environment, "--in-process")
+    first.call("store-document", text="Mine.", id="a")
+    second = Raw(environment)
+    refused = second.call("list-collections")
+    assert refused["isError"]
+    assert f"process {first.process.pid}" in refused["content"][0]["text"]
+    first.process.terminate()
+    assert first.process.wait() == 0
+    first.process.communicate()
     found = second.call("get-document", id="a")
     assert found["structuredContent"]["text"] == "Mine."
     second.process.terminate()

@@ -23,6 +23,9 @@ class Ready:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def introduce(self, name: str) -> None:
+        """Nobody to tell."""
+
     def start(self) -> None:
         """Nothing to do."""
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,15 +16,36 @@ FULL_BYTES = 4 * 1024 * 1024
 full disk would kill the process (SIGBUS)."""
 
 
+ENGINE = "the engine"
+"""How an owner begins whom other programs can share."""
+
+
+class DirectoryInUseError(StoreUnavailableError):
+    """Another process has the directory."""
+
+
 class DataDirectory:
     """A directory that this process has to itself until it is released."""
 
-    def __init__(self, root: Path, *, min_free_bytes: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        min_free_bytes: int,
+        wait_seconds: float = 0,
+        shared: bool = False,
+    ) -> None:
         """Create the directory and take its lock.
 
+        Args:
+            root: Absolute path.
+            min_free_bytes: See `check_writable`.
+            wait_seconds: How long to wait for a process that has it.
+            shared: Whether other programs can use it through this process.
+
         Raises:
-            StoreUnavailableError: If another process has it, naming that process,
-                or it cannot be used.
+            DirectoryInUseError: If another process has it, naming that process.
+            StoreUnavailableError: If it cannot be used.
         """
         self.root = root
         self._min_free_bytes = min_free_bytes
@@ -32,26 +54,44 @@ class DataDirectory:
             raise StoreUnavailableError(msg)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_user(root)
             # One thread opens the store, another one closes it.
             self._lock = FileLock(root / "lock", mode=0o600, thread_local=False)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=wait_seconds, poll_interval=0.02)
+            self._identity = _identity(root / "lock")
         except Timeout:
-            msg = (
-                f"{root} is in use by {owner(root)}. Close that program, or give this"
-                " one a directory of its own with HYBRID_SEARCH_DATA_DIR."
-            )
-            raise StoreUnavailableError(msg) from None
+            raise DirectoryInUseError(_in_use(root)) from None
         except OSError as exc:
             msg = f"{root} cannot be used as data directory: {exc.strerror}."
             raise StoreUnavailableError(msg) from exc
+        who = (
+            f"{ENGINE} (process {os.getpid()})" if shared else f"process {os.getpid()}"
+        )
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         # A full disk must not keep anyone from searching.
         with suppress(OSError):
-            (root / "owner").write_text(f"process {os.getpid()}, since {started}")
+            (root / "owner").write_text(f"{who}, since {started}")
 
     def release(self) -> None:
         """Give the directory back."""
         self._lock.release()
+
+    def check_same(self) -> None:
+        """Refuse to go on in a directory that is not there any more.
+
+        Raises:
+            StoreUnavailableError: If it was removed, moved or replaced.
+        """
+        try:
+            same = _identity(self.root / "lock") == self._identity
+        except OSError:
+            same = False
+        if not same:
+            msg = (
+                f"{self.root} was removed or replaced while it was in use. What is"
+                " there now is opened by the next call."
+            )
+            raise StoreUnavailableError(msg)
 
     def index_path(self, key: int) -> Path:
         """Return where the index of a collection is, by the collection's key."""
@@ -86,6 +126,35 @@ class DataDirectory:
         except OSError as exc:
             msg = f"{self.root} cannot be used: {exc.strerror}."
             raise StoreUnavailableError(msg) from exc
+
+
+def _in_use(root: Path) -> str:
+    who = owner(root)
+    if who.startswith(ENGINE):
+        return (
+            f"{root} is in use by {who}. Leave out --in-process to share it, or end it"
+            " with: mcp-hybrid-search stop"
+        )
+    return (
+        f"{root} is in use by {who}. Close that program, or give this one a directory"
+        " of its own with HYBRID_SEARCH_DATA_DIR."
+    )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _check_user(root: Path) -> None:
+    # What one user writes into another's directory, that one cannot read.
+    if sys.platform != "win32" and root.stat().st_uid != os.geteuid():
+        msg = (
+            f"{root} belongs to another user (uid {root.stat().st_uid}; this program"
+            f" runs as {os.geteuid()}). Run it as that user, or name a directory of"
+            " your own with HYBRID_SEARCH_DATA_DIR."
+        )
+        raise StoreUnavailableError(msg)
 
 
 def owner(root: Path) -> str:

@@ -33,34 +33,29 @@ class EmbeddedStore:
     def __init__(
         self,
         settings: Settings,
+        directory: DataDirectory,
         *,
         models: str,
         fingerprint: str,
         dims: Mapping[str, int],
     ) -> None:
-        """Lock the directory and open its ledger; indexes open when first used.
+        """Open the ledger; indexes open when first used.
 
         Args:
-            settings: The directory and how vectors are stored.
+            settings: How vectors are stored.
+            directory: Stays the caller's to release.
             models: Description of the model set, for people.
             fingerprint: What a collection must have been made with.
             dims: Vector lengths; empty if the models could not be loaded.
 
         Raises:
-            StoreUnavailableError: If another process has the directory, or it
-                cannot be used.
+            StoreUnavailableError: If the ledger cannot be used.
         """
         self._models = models
         self._fingerprint = fingerprint
-        self._directory = DataDirectory(
-            settings.data_dir, min_free_bytes=settings.min_free_bytes
-        )
-        try:
-            self._ledger = Ledger(self._directory.root / "ledger.sqlite3")
-            self._remove_drafts()
-        except BaseException:
-            self._directory.release()
-            raise
+        self._directory = directory
+        self._ledger = Ledger(directory.root / "ledger.sqlite3")
+        self._remove_drafts()
         self._indexes = Indexes(
             self._directory, self._ledger, dims=dims, storage=settings.token_storage
         )
@@ -75,10 +70,9 @@ class EmbeddedStore:
         self._indexes.maintain(encode)
 
     def close(self) -> None:
-        """Bring the index to the disk and give the directory back."""
+        """Bring the index to the disk."""
+        # Whatever fails, the rest is closed; the ledger has every document.
         with ExitStack() as last:
-            # Whatever fails, the rest is closed; the ledger has every document.
-            last.callback(self._directory.release)
             last.callback(self._ledger.close)
             self._indexes.close()
 

@@ -1,0 +1,107 @@
+"""Starts the engine of a data directory, unless somebody has. Blocks.
+
+The only module that starts a process.
+"""
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mcp_hybrid_search import engine_socket
+from mcp_hybrid_search.engine_protocol import READY, TAKEN
+from mcp_hybrid_search.errors import StoreUnavailableError
+from mcp_hybrid_search.settings import PREFIX, Settings
+
+START_SECONDS = 60.0
+LOG_BYTES = 1_000_000
+"""A log that is larger is put aside, in place of the one before."""
+_APPEND = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
+
+
+def log_path(root: Path) -> Path:
+    """Return where the engine of a data directory logs."""
+    return root / "engine.log"
+
+
+def running(settings: Settings) -> Path:
+    """Return the socket of the engine, which is started if need be.
+
+    Raises:
+        StoreUnavailableError: If it cannot be started.
+    """
+    root = settings.data_dir
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        path = engine_socket.connected(root)
+        if path is not None:
+            return path
+        told = _started(settings)
+        if told not in {READY, TAKEN}:
+            raise StoreUnavailableError(told)
+        if time.monotonic() > deadline:
+            msg = f"The engine of {root} cannot be reached. See {log_path(root)}."
+            raise StoreUnavailableError(msg)
+
+
+def _started(settings: Settings) -> str:
+    root = settings.data_dir
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _one_at_a_time(root):
+            # Somebody else may have been quicker.
+            if engine_socket.connected(root) is not None:
+                return READY
+            return _spawned(settings)
+    except OSError as exc:
+        return f"{root} cannot be used as data directory: {exc.strerror or exc}."
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Keep others from starting one more; it would only find the lock taken."""
+    lock = FileLock(root / "starting", mode=0o600)
+    # If whoever has it is stuck, the engine's own lock still leaves one engine.
+    with suppress(Timeout):
+        lock.acquire(timeout=START_SECONDS / 2, poll_interval=0.02)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _spawned(settings: Settings) -> str:
+    """Start an engine; returns what it tells, or what can be told in its place."""
+    path = log_path(settings.data_dir)
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    reading, writing = os.pipe()
+    try:
+        with os.fdopen(os.open(path, _APPEND, 0o600), "ab") as log:
+            subprocess.Popen(  # noqa: S603 - our own module, with our own interpreter
+                [sys.executable, "-m", f"{__package__}.engine_process", str(writing)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(settings),
+                # A client may run anywhere, beside files that are named like modules.
+                cwd=Path(__file__).parents[1],
+                pass_fds=[writing],
+                start_new_session=True,
+            ).wait()
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as report:
+        select.select([report], [], [], START_SECONDS)
+        return report.read() or f"The engine ended while it started. See {path}."
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    others = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return {**others, **settings.environment()}
