@@ -14,7 +14,7 @@ from mcp_hybrid_search import engine_socket
 from mcp_hybrid_search.engine_starting import log_path
 from mcp_hybrid_search.errors import StoreUnavailableError
 from mcp_hybrid_search.settings import Settings
-from mcp_hybrid_search.stores.directory import owner
+from mcp_hybrid_search.stores.directory import ENGINE, owner
 
 ANSWER_SECONDS = 5.0
 LEAVE_SECONDS = 15.0
@@ -44,12 +44,14 @@ def stop(settings: Settings) -> str:
     Raises:
         StoreUnavailableError: If another program has the directory.
     """
-    root = settings.data_dir
-    if engine_socket.connected(root) is None:
-        if not _is_free(settings, within_seconds=0):
-            msg = f"{root} is in use by {owner(root)}, which is no engine. Close it."
-            raise StoreUnavailableError(msg)
+    if _is_free(settings, within_seconds=0):
         return "not running"
+    if not owner(settings.data_dir).startswith(ENGINE):
+        msg = (
+            f"{settings.data_dir} is in use by {owner(settings.data_dir)}, which is no"
+            " engine. Close that program."
+        )
+        raise StoreUnavailableError(msg)
     with suppress(httpx2.TimeoutException):
         _asked(settings, "POST", "/finish")
     if _is_free(settings, within_seconds=LEAVE_SECONDS):

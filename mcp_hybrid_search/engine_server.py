@@ -5,7 +5,6 @@ import os
 import resource
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mcp_hybrid_search import __version__, engine_socket
 from mcp_hybrid_search import engine_protocol as protocol
 from mcp_hybrid_search.engine_protocol import Operation
+from mcp_hybrid_search.engine_socket import Listening
 from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
 from mcp_hybrid_search.opening import Opening
 from mcp_hybrid_search.settings import Settings
@@ -48,7 +48,7 @@ Tell = Callable[[bytes], Awaitable[None]]
 def serve(
     settings: Settings,
     directory: DataDirectory,
-    listening: socket.socket,
+    listening: Listening,
     *,
     drain_seconds: int,
 ) -> None:
@@ -60,12 +60,12 @@ def serve(
         listening: Where clients connect.
         drain_seconds: How long calls in flight may take at the end.
     """
-    engine_server = EngineServer(settings, directory)
+    engine_server = EngineServer(settings, directory, listening)
     try:
-        engine_server.run(listening, drain_seconds)
+        engine_server.run(drain_seconds)
     finally:
         # From here on a new engine may wait for the lock.
-        engine_socket.retire(directory.root)
+        listening.retire()
         # A second signal would only cut short what ends by itself.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         engine_server.opening.close()
@@ -124,10 +124,13 @@ async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
 class EngineServer:
     """What is served, and when to stop."""
 
-    def __init__(self, settings: Settings, directory: DataDirectory) -> None:
+    def __init__(
+        self, settings: Settings, directory: DataDirectory, listening: Listening
+    ) -> None:
         self.opening = Opening(settings, directory)
         self._settings = settings
         self._directory = directory
+        self._listening = listening
         self._started = time.monotonic()
         self._instance = secrets.token_hex(8)
         self._suspects = anyio.Lock()
@@ -135,7 +138,7 @@ class EngineServer:
         self._last_seen = self._started + STARTING_SECONDS
         self._server: uvicorn.Server | None = None
 
-    def run(self, listening: socket.socket, drain_seconds: int) -> None:
+    def run(self, drain_seconds: int) -> None:
         """Serve until `leave`, or SIGTERM."""
         app = Starlette(
             routes=[
@@ -162,49 +165,41 @@ class EngineServer:
         # The server raises again what it caught, once it has ended.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.opening.start()
-        anyio.run(self._serve, self._server, listening)
+        anyio.run(self._serve, self._server)
 
-    async def _serve(self, server: uvicorn.Server, listening: socket.socket) -> None:
+    async def _serve(self, server: uvicorn.Server) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._watch, server)
-            await server.serve(sockets=[listening])
+            await server.serve(sockets=[self._listening.socket])
             group.cancel_scope.cancel()
 
     async def _watch(self, server: uvicorn.Server) -> None:
         """Leave when nobody is there any more, or nothing to serve."""
-        path = engine_socket.address(self._directory.root)
-        identity = None if path is None else engine_socket.identity(path)
         while True:
             await anyio.sleep(WATCH_SECONDS)
-            reason = self._reason_to_leave(server, path, identity)
+            reason = self._reason_to_leave(server)
             if reason:
                 self._leave(reason)
                 return
 
-    def _reason_to_leave(
-        self,
-        server: uvicorn.Server,
-        path: Path | None,
-        identity: tuple[int, int] | None,
-    ) -> str | None:
+    def _reason_to_leave(self, server: uvicorn.Server) -> str | None:
         try:
             self._directory.check_same()
         except StoreUnavailableError:
             return DIRECTORY_GONE
-        if path is None or engine_socket.identity(path) != identity:
+        if not self._listening.is_found():
             return "the socket was removed or replaced"
         now = time.monotonic()
         if server.server_state.connections:
             self._last_seen = now
-        idle = now - self._last_seen
-        if idle >= self._settings.engine_idle_seconds:
+        elif now - self._last_seen >= self._settings.engine_idle_seconds:
             return "nobody is connected"
         return None
 
     def _leave(self, reason: str) -> None:
         if self._server is not None and not self._server.should_exit:
             log.info("Leaving: %s.", reason)
-            engine_socket.retire(self._directory.root)
+            self._listening.retire()
             self._server.should_exit = True
 
     # Routes
@@ -249,7 +244,9 @@ class EngineServer:
         operation = protocol.OPERATIONS.get(request.path_params["operation"])
         if operation is None:
             return Response(status_code=404)
-        if request.headers.get(protocol.INSTANCE_HEADER) != self._instance:
+        meant = request.headers.get(protocol.INSTANCE_HEADER) == self._instance
+        leaving = self._server is None or self._server.should_exit
+        if leaving or not meant:
             return Response(status_code=409)
         try:
             arguments = operation.arguments.validate_json(await request.body())

@@ -13,6 +13,7 @@ import struct
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_hybrid_search.errors import StoreUnavailableError
@@ -30,7 +31,29 @@ def sockets_exist() -> bool:
     return sys.platform != "win32" and hasattr(socket, "AF_UNIX")
 
 
-def listen(root: Path) -> socket.socket:
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A socket that clients of a data directory find."""
+
+    root: Path
+    path: Path
+    socket: socket.socket
+    identity: tuple[int, int]
+    """Of the socket's file: another one may take its place."""
+
+    def is_found(self) -> bool:
+        """Return whether clients still find this socket, and no other."""
+        return address(self.root) == self.path and _identity(self.path) == self.identity
+
+    def retire(self) -> None:
+        """Let clients look for another engine; what is another's stays."""
+        if self.is_found():
+            for path in (self.root / _ADDRESS, self.path):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def listen(root: Path) -> Listening:
     """Listen for the clients of a data directory, whose lock the caller holds.
 
     Raises:
@@ -46,22 +69,12 @@ def listen(root: Path) -> socket.socket:
         draft = root / f"{_ADDRESS}.new"
         draft.write_text(str(path), encoding="utf-8")
         draft.replace(root / _ADDRESS)
-        return listening
+        return Listening(root, path, listening, _identity(path) or (0, 0))
     msg = (
         f"The engine can listen nowhere ({'; '.join(problems)}). Use --in-process, or"
         " HYBRID_SEARCH_IN_PROCESS=true, to do without it."
     )
     raise StoreUnavailableError(msg)
-
-
-def retire(root: Path) -> None:
-    """Let clients look for another engine; what is not there does no harm."""
-    path = address(root)
-    with suppress(OSError):
-        (root / _ADDRESS).unlink()
-    if path is not None:
-        with suppress(OSError):
-            path.unlink()
 
 
 def address(root: Path) -> Path | None:
@@ -75,8 +88,7 @@ def address(root: Path) -> Path | None:
     return path if ours else None
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a socket from one that took its place; None if gone."""
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = path.lstat()
     except OSError:

@@ -107,6 +107,7 @@ class DataDirectory:
         Raises:
             StoreUnavailableError: Naming the free space, or the permission.
         """
+        self.check_same()
         free = self._free_bytes()
         if free < self._min_free_bytes:
             msg = (
