@@ -54,21 +54,22 @@ def _started(settings: Settings) -> str:
     root = settings.data_dir
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _one_at_a_time(root):
-            # Somebody else may have been quicker.
-            if engine_socket.connected(root) is not None:
-                return READY
-            return _spawned(settings)
     except OSError as exc:
         return f"{root} cannot be used as data directory: {exc.strerror or exc}."
+    with _one_at_a_time(root):
+        # Somebody else may have been quicker.
+        if engine_socket.connected(root) is not None:
+            return READY
+        return _spawned(settings)
 
 
 @contextmanager
 def _one_at_a_time(root: Path) -> Iterator[None]:
     """Keep others from starting one more; it would only find the lock taken."""
     lock = FileLock(root / "starting", mode=0o600)
-    # If whoever has it is stuck, the engine's own lock still leaves one engine.
-    with suppress(Timeout):
+    # If whoever has it is stuck, or the disk is full, the engine's own lock still
+    # leaves one engine.
+    with suppress(Timeout, OSError):
         lock.acquire(timeout=START_SECONDS / 2, poll_interval=0.02)
     try:
         yield
@@ -78,28 +79,38 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
 
 def _spawned(settings: Settings) -> str:
     """Start an engine; returns what it tells, or what can be told in its place."""
-    path = log_path(settings.data_dir)
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
     reading, writing = os.pipe()
+    log = _opened_log(log_path(settings.data_dir))
     try:
-        with os.fdopen(os.open(path, _APPEND, 0o600), "ab") as log:
-            subprocess.Popen(  # noqa: S603 - our own module, with our own interpreter
-                [sys.executable, "-m", f"{__package__}.engine_process", str(writing)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(settings),
-                # A client may run anywhere, beside files that are named like modules.
-                cwd=Path(__file__).parents[1],
-                pass_fds=[writing],
-                start_new_session=True,
-            ).wait()
+        subprocess.Popen(  # noqa: S603 - our own module, with our own interpreter
+            [sys.executable, "-m", f"{__package__}.engine_process", str(writing)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(settings),
+            # A client may run anywhere, beside files that are named like modules.
+            cwd=Path(__file__).parents[1],
+            pass_fds=[writing],
+            start_new_session=True,
+        ).wait()
     finally:
+        os.close(log)
         os.close(writing)
     with os.fdopen(reading, encoding="utf-8", errors="replace") as report:
         select.select([report], [], [], START_SECONDS)
-        return report.read() or f"The engine ended while it started. See {path}."
+        return report.read() or (
+            "The engine ended while it started. Its log: `mcp-hybrid-search logs`."
+        )
+
+
+def _opened_log(path: Path) -> int:
+    """Return a descriptor of the log; on a disk that takes none, of nothing."""
+    try:
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return os.open(path, _APPEND, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
