@@ -1,30 +1,30 @@
 """FastEmbed's three encoders behind two methods.
 
-This and `loading` are the only modules that import it.
-
-Imported late: FastEmbed and ONNX Runtime cost about a second, which `initialize`
-must not wait for.
+This and `loading` are the only modules that import it, and only when the encoders
+are made: their files are hashed meanwhile.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from fastembed.late_interaction.colbert import Colbert
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, normalizers
 
 from mcp_hybrid_search.chunking import INVISIBLE, searchable
 from mcp_hybrid_search.documents import TokenMatch
 from mcp_hybrid_search.errors import ModelUnavailableError
-from mcp_hybrid_search.loading import load, load_colbert, load_dense, load_sparse
-from mcp_hybrid_search.models import ModelSet
+from mcp_hybrid_search.models import ModelSet, check
 from mcp_hybrid_search.pooling import pooled
 from mcp_hybrid_search.settings import Settings
+
+if TYPE_CHECKING:
+    from fastembed.late_interaction.colbert import Colbert
 
 Vectors = NDArray[np.float32]
 
@@ -86,7 +86,7 @@ class FastEmbedEncoders:
     """The encoders of one model set, loaded once and shared by all threads."""
 
     def __init__(self, models: ModelSet, settings: Settings) -> None:
-        """Load the models; blocks for one to three seconds, longer to download.
+        """Load the models; blocks for about a second, longer to download.
 
         Raises:
             ModelUnavailableError: If the sparse model cannot be loaded. A failure
@@ -100,14 +100,19 @@ class FastEmbedEncoders:
         self.dims: dict[str, int] = {}
         self.tokenizer: Tokenizer | None = None
         self.token_limit = 512
-        self._sparse = load_sparse(models.sparse, settings)
+        dense_checked = self._workers.submit(check, models.dense)
+        colbert_checked = self._workers.submit(check, models.colbert)
+        from mcp_hybrid_search import loading  # noqa: PLC0415 - hashing goes on
+
+        self._sparse = loading.load_sparse(models.sparse, settings)
+        threads = settings.encoder_threads or max(1, (os.cpu_count() or 2) // 2)
+        load = partial(loading.load, settings=settings, threads=threads)
+        dense = self._workers.submit(
+            load, loading.load_dense, models.dense, checked=dense_checked
+        )
         try:
-            threads = settings.encoder_threads or max(1, (os.cpu_count() or 2) // 2)
-            dense = self._workers.submit(
-                load, load_dense, models.dense, settings, threads=threads
-            )
             self._colbert: Colbert = load(
-                load_colbert, models.colbert, settings, threads=threads
+                loading.load_colbert, models.colbert, checked=colbert_checked
             )
             self._dense = dense.result()
         except ModelUnavailableError as exc:
@@ -201,6 +206,8 @@ class FastEmbedEncoders:
 
         Encodes `text` again without pooling, so it costs as much as storing it.
         """
+        from fastembed.late_interaction.colbert import Colbert  # noqa: PLC0415 - slow
+
         if self.problem is not None or not isinstance(self._colbert, Colbert):
             return ()
         model = self._colbert
@@ -244,7 +251,7 @@ def _counting(tokenizer: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _query_tokens(model: Colbert, query: str) -> tuple[list[str], Vectors]:
+def _query_tokens(model: "Colbert", query: str) -> tuple[list[str], Vectors]:
     encoding = model.tokenize([query], is_doc=False)[0]
     vectors = _normalised(np.asarray(next(iter(model.query_embed(query))), np.float32))
     # The marker stands at 1; special and padding tokens tell a reader nothing.
@@ -255,7 +262,7 @@ def _query_tokens(model: Colbert, query: str) -> tuple[list[str], Vectors]:
     return [tokens[i] for i in kept], vectors[kept]
 
 
-def _document_tokens(model: Colbert, text: str) -> tuple[list[str], Vectors]:
+def _document_tokens(model: "Colbert", text: str) -> tuple[list[str], Vectors]:
     encoding = model.tokenize([text], is_doc=True)[0]
     vectors = np.asarray(next(iter(model.embed([text]))), np.float32)
     ids = [encoding.ids[0], model.DOCUMENT_MARKER_TOKEN_ID, *encoding.ids[1:]]

@@ -34,11 +34,13 @@ from mcp_hybrid_search.searching import Searcher
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
-from mcp_hybrid_search.storing import DocumentWriter, Outcome, Work
+from mcp_hybrid_search.storing import DocumentWriter, Outcome
+from mcp_hybrid_search.turns import Work
 from mcp_hybrid_search.validation import check_place
 
 PROGRESS_SECONDS = 1.0
 CONCURRENT_SEARCHES = 4
+CONCURRENT_STORES = 8
 
 Progress = Callable[[float, float, str], Awaitable[None]]
 """Called about every second with (done, total, what is being done)."""
@@ -88,7 +90,7 @@ class Engine:
         self._writer = DocumentWriter(self._store, self._encoders, settings)
         self._searcher = Searcher(self._store, self._encoders, settings)
         self._store.maintain(self._writer.encode_again)
-        self._storing = anyio.Semaphore(1)
+        self._stores = anyio.CapacityLimiter(CONCURRENT_STORES)
         self._searches = anyio.CapacityLimiter(CONCURRENT_SEARCHES)
 
     def close(self) -> None:
@@ -113,6 +115,7 @@ class Engine:
     ) -> list[Outcome]:
         """Store documents, each whole or not at all.
 
+        Calls share the encoders by turns; those beyond `CONCURRENT_STORES` wait.
         Cancelling keeps those that were stored before.
 
         Returns:
@@ -120,11 +123,10 @@ class Engine:
         """
         work = Work()
         store = partial(self._writer.store, documents, work)
-        async with self._storing:
-            try:
-                return await _with_progress(store, work, progress)
-            finally:
-                work.stopped = True
+        try:
+            return await _with_progress(store, work, progress, limiter=self._stores)
+        finally:
+            self._writer.stop(work)
 
     async def search(self, request: SearchRequest) -> SearchResult:
         """Find passages by meaning, words and tokens; best first.
@@ -233,14 +235,18 @@ def _copy(
 
 
 async def _with_progress(
-    call: Callable[[], T], work: Work, progress: Progress | None
+    call: Callable[[], T],
+    work: Work,
+    progress: Progress | None,
+    *,
+    limiter: anyio.CapacityLimiter,
 ) -> T:
     """Run `call` in a thread, telling every second how far `work` is."""
     if progress is None:
-        return await _in_thread(call)
+        return await _in_thread(call, limiter)
     async with anyio.create_task_group() as group:
         group.start_soon(_report, work, progress)
-        result = await _in_thread(call)
+        result = await _in_thread(call, limiter)
         group.cancel_scope.cancel()
     return result
 
@@ -251,5 +257,7 @@ async def _report(work: Work, progress: Progress) -> None:
         await progress(work.encodings / 2, work.chunks, "chunks encoded")
 
 
-async def _in_thread(call: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
+async def _in_thread(
+    call: Callable[[], T], limiter: anyio.CapacityLimiter | None = None
+) -> T:
+    return await anyio.to_thread.run_sync(call, limiter=limiter, abandon_on_cancel=True)

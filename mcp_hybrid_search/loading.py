@@ -1,7 +1,11 @@
-"""Models from names, directories and checked files, as FastEmbed's classes."""
+"""Models from names, directories and checked files, as FastEmbed's classes.
+
+Imported late: FastEmbed alone takes half a second.
+"""
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,13 @@ from fastembed import (
 )
 from fastembed.common.model_description import ModelSource, PoolingType
 from fastembed.late_interaction.colbert import Colbert
+from fastembed.sparse import bm25
 from fastembed.sparse.bm25 import Bm25
+from fastembed.sparse.sparse_embedding_base import SparseTextEmbeddingBase
+from fastembed.sparse.utils.tokenizer import SimpleTokenizer
 
 from mcp_hybrid_search.errors import ModelUnavailableError
-from mcp_hybrid_search.models import ModelSpec, checked_directory
+from mcp_hybrid_search.models import ModelSpec, laid_out
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stopwords import ENGLISH
 
@@ -30,14 +37,29 @@ _COLBERTS = ("answerdotai/answerai-colbert-small-v1", "colbert-ir/colbertv2.0")
 Loader = Callable[[ModelSpec, Path | None, dict[str, Any]], Any]
 
 
-def load(loader: Loader, spec: ModelSpec, settings: Settings, *, threads: int) -> Any:
-    """Check a model's files and load it by `load_dense` or `load_colbert`.
+def load(
+    loader: Loader,
+    spec: ModelSpec,
+    settings: Settings,
+    *,
+    threads: int,
+    checked: Future[None],
+) -> Any:
+    """Load a model by `load_dense` or `load_colbert` once its files are `checked`.
+
+    Args:
+        loader: One of the two.
+        spec: The model.
+        settings: Whether and where to download.
+        threads: Of ONNX Runtime.
+        checked: `models.check` of the same model; awaited before a file is loaded.
 
     Raises:
         ModelUnavailableError: If it cannot be loaded.
     """
     options = _options(settings, threads)
-    with _model_errors(spec), checked_directory(spec) as directory:
+    checked.result()
+    with _model_errors(spec), laid_out(spec) as directory:
         if spec.files:
             # FastEmbed makes its cache directory, wanted or not.
             options["cache_dir"] = str(directory)
@@ -70,6 +92,27 @@ class _BundledColbert(_Colbert):
     """
 
     MIN_QUERY_LENGTH = None
+
+
+class _BundledBm25(Bm25):
+    """FastEmbed's English BM25, made without a walk through all of Unicode.
+
+    To drop tokens that are punctuation, `Bm25` collects all of it when it is made,
+    which takes longer than loading a model. A token consists of word characters,
+    and the underscore is the only one of them that is punctuation.
+    """
+
+    def __init__(self, name: str) -> None:
+        SparseTextEmbeddingBase.__init__(self, name)
+        self._specific_model_path = None
+        self.k = 1.2
+        self.b = 0.75
+        self.avg_len = BM25_AVERAGE_LENGTH
+        self.token_max_length = 40
+        self.punctuation = {"_"}
+        self.stopwords = set(ENGLISH)
+        self.stemmer = bm25.SnowballStemmer("english")  # type: ignore[attr-defined]
+        self.tokenizer = SimpleTokenizer
 
 
 def _options(settings: Settings, threads: int) -> dict[str, Any]:
@@ -143,14 +186,7 @@ def load_sparse(spec: ModelSpec, settings: Settings) -> Any:
     """
     with _model_errors(spec):
         if settings.models == "bundled":
-            # No file is needed with the stop words given; the path only keeps
-            # FastEmbed from looking for one on the hub.
-            return Bm25(
-                spec.name,
-                specific_model_path=".",
-                stopwords=set(ENGLISH),
-                avg_len=BM25_AVERAGE_LENGTH,
-            )
+            return _BundledBm25(spec.name)
         options = _options(settings, 1)
         del options["enable_cpu_mem_arena"]
         if spec.directory is not None:

@@ -209,25 +209,29 @@ def _status(path: Path, digest: str) -> str:
         return "unreadable"
 
 
-@contextmanager
-def checked_directory(spec: ModelSpec) -> Iterator[Path | None]:
-    """Yield a directory laid out as FastEmbed wants it, its files checked.
-
-    The directory lives while the block runs: a loaded model needs no files.
+def check(spec: ModelSpec) -> None:
+    """Accept a bundled model's files if each has its SHA-256.
 
     Raises:
-        ModelUnavailableError: If a bundled file is missing or altered.
+        ModelUnavailableError: If one is missing or altered.
+    """
+    for file in check_files(spec):
+        if file.status != "ok":
+            msg = (
+                f"The model file {file.path} is {file.status}. Repair it with: {REPAIR}"
+            )
+            raise ModelUnavailableError(msg)
+
+
+@contextmanager
+def laid_out(spec: ModelSpec) -> Iterator[Path | None]:
+    """Yield a directory laid out as FastEmbed wants it; bundled files are checked.
+
+    The directory lives while the block runs: a loaded model needs no files.
     """
     if not spec.files:
         yield spec.directory
         return
-    for check in check_files(spec):
-        if check.status != "ok":
-            msg = (
-                f"The model file {check.path} is {check.status}."
-                f" Repair it with: {REPAIR}"
-            )
-            raise ModelUnavailableError(msg)
     with TemporaryDirectory(prefix="mcp-hybrid-search-") as name:
         for target, (source, _) in spec.files.items():
             _link((spec.directory or Path()) / source, Path(name) / target)

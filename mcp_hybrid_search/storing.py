@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -17,7 +18,7 @@ from mcp_hybrid_search.documents import (
     Stored,
     derived_id,
 )
-from mcp_hybrid_search.embeddings import Encoded, Encoders
+from mcp_hybrid_search.embeddings import BATCH_SIZE, Encoded, Encoders
 from mcp_hybrid_search.errors import (
     ConflictError,
     HybridSearchError,
@@ -26,10 +27,18 @@ from mcp_hybrid_search.errors import (
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
 from mcp_hybrid_search.stores.ledger import Collection
+from mcp_hybrid_search.turns import Turns, Work
 from mcp_hybrid_search.validation import check_document
 
 WINDOW_CHUNKS = 64
-"""Chunks encoded together: enough to sort by length, few enough to keep in memory."""
+"""Chunks written together: enough to sort by length, few enough to keep in memory."""
+
+TURN_CHARACTERS = 16_000
+"""Text encoded before another call has its turn, which is about two seconds."""
+
+LARGE_CHUNKS = 2 * WINDOW_CHUNKS
+"""Windows of more chunks, of large documents, are encoded one after another: their
+vectors are in memory until all are there."""
 
 Outcome = Stored | HybridSearchError
 
@@ -37,30 +46,6 @@ _LONG_TITLE = (
     "The title is long: all of it is kept, but only its beginning helps to find the"
     " document by title."
 )
-
-
-class StoppedError(Exception):
-    """The caller no longer waits."""
-
-
-@dataclass(slots=True)
-class Work:
-    """How far a call is, and whether it is still wanted."""
-
-    chunks: int = 0
-    encodings: int = 0
-    """Two for every chunk, by the dense and the late-interaction encoder."""
-    stopped: bool = False
-
-    def advance(self) -> None:
-        """Count an encoding.
-
-        Raises:
-            StoppedError: If the caller no longer waits.
-        """
-        self.encodings += 1
-        if self.stopped:
-            raise StoppedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +65,7 @@ class Prepared:
 
 
 class DocumentWriter:
-    """Turns new documents into stored ones."""
+    """Turns new documents into stored ones; calls share the encoders by turns."""
 
     def __init__(
         self, store: EmbeddedStore, encoders: Encoders, settings: Settings
@@ -88,13 +73,15 @@ class DocumentWriter:
         self._store = store
         self._encoders = encoders
         self._settings = settings
+        self._turns = Turns()
+        self._large = Turns()
         self._chunking = Chunking(
             min(settings.chunk_tokens, encoders.token_limit),
             settings.chunk_overlap_tokens,
         )
 
     def store(self, documents: Sequence[NewDocument], work: Work) -> list[Outcome]:
-        """Store documents, each whole or not at all.
+        """Store documents, each whole or not at all; may be called at once.
 
         One window is written while the next one is encoded.
 
@@ -117,15 +104,33 @@ class DocumentWriter:
                 outcomes |= writing.result()
         return [outcomes[place] for place in range(len(documents))]
 
+    def stop(self, work: Work) -> None:
+        """Let the call of `work` end: at once if it waits, else at the next batch."""
+        work.stopped = True
+        self._large.wake()
+        self._turns.wake()
+
     def _encoded(
         self, window: Sequence[Prepared], work: Work
     ) -> list[Encoded] | HybridSearchError:
         texts = [text for item in window for text in item.texts()]
+        large = len(texts) > LARGE_CHUNKS
         try:
-            return self._encoders.encode_documents(texts, advance=work.advance)
+            with self._large.turn(work) if large else nullcontext():
+                return self._encoded_by_turns(texts, work)
         except HybridSearchError as exc:
             # It stands for this window: others may be stored already.
             return exc
+
+    def _encoded_by_turns(self, texts: Sequence[str], work: Work) -> list[Encoded]:
+        encoded: dict[int, Encoded] = {}
+        for places in _turns(texts):
+            with self._turns.turn(work):
+                vectors = self._encoders.encode_documents(
+                    [texts[place] for place in places], advance=work.advance
+                )
+            encoded.update(zip(places, vectors, strict=True))
+        return [encoded[place] for place in range(len(texts))]
 
     def _write_window(
         self, window: Sequence[Prepared], encoded: list[Encoded] | HybridSearchError
@@ -285,6 +290,25 @@ def _windows(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
             window, chunks = [], 0
     if window:
         yield window
+
+
+def _turns(texts: Sequence[str]) -> Iterator[list[int]]:
+    """Group the places of texts by length into turns, of whole batches each.
+
+    Sorted and batched as if all were encoded at once: turns cost no padding.
+    """
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    turn: list[int] = []
+    characters = 0
+    for first in range(0, len(order), BATCH_SIZE):
+        batch = order[first : first + BATCH_SIZE]
+        turn += batch
+        characters += sum(len(texts[place]) for place in batch)
+        if characters >= TURN_CHARACTERS:
+            yield turn
+            turn, characters = [], 0
+    if turn:
+        yield turn
 
 
 def _content_hash(document: NewDocument) -> bytes:

@@ -1,15 +1,23 @@
 """The bundled encoders, and what happens when one is missing."""
 
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastembed.sparse.bm25 import Bm25
+from fastembed.sparse.sparse_embedding_base import SparseEmbedding
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mcp_hybrid_search import models
+from mcp_hybrid_search import loading, models
 from mcp_hybrid_search.embeddings import BATCH_SIZE, FastEmbedEncoders
 from mcp_hybrid_search.errors import ModelUnavailableError
-from mcp_hybrid_search.models import bundle_directory
+from mcp_hybrid_search.models import bundle_directory, bundled
 from mcp_hybrid_search.settings import load_settings
+from mcp_hybrid_search.stopwords import ENGLISH
 from tests.conftest import SharedEncoders
 
 
@@ -68,6 +76,60 @@ def test_a_text_advances_twice_and_raising_stops_both_encoders(
     with pytest.raises(InterruptedError):
         encoders.encode_documents(["text"] * 5 * BATCH_SIZE, advance=stop)
     assert calls == 2
+
+
+@pytest.fixture(scope="module")
+def ours() -> Bm25:
+    bm25: Bm25 = loading.load_sparse(bundled().sparse, load_settings())
+    return bm25
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Bm25:
+    """FastEmbed's own, as its documentation has it made."""
+    return Bm25(
+        "Qdrant/bm25",
+        specific_model_path=".",
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+        stopwords=set(ENGLISH),
+        avg_len=loading.BM25_AVERAGE_LENGTH,
+    )
+
+
+def bits(embeddings: Iterable[SparseEmbedding]) -> list[tuple[object, ...]]:
+    return [
+        (e.indices.dtype, e.indices.tobytes(), e.values.dtype, e.values.tobytes())
+        for e in embeddings
+    ]
+
+
+def test_bm25_is_fastembeds_for_every_character(ours: Bm25, stock: Bm25) -> None:
+    rows = [range(i, i + 512) for i in range(0, sys.maxunicode, 512)]
+    texts = [" ".join(map(chr, row)) for row in rows]
+    assert bits(ours.embed(texts)) == bits(stock.embed(texts))
+    assert bits(ours.query_embed(texts)) == bits(stock.query_embed(texts))
+
+
+ODD = st.text(
+    st.sampled_from("aZé_-—'.«¿‿⁀ß İı Ⅷ٣²½ \ufe4d\uff3f\u017f\u0307\u200b\n\ud800x")
+)
+
+
+@given(st.lists(ODD | st.text() | st.sampled_from(sorted(ENGLISH)), max_size=30))
+def test_bm25_is_fastembeds_for_any_text(
+    ours: Bm25, stock: Bm25, words: list[str]
+) -> None:
+    texts = [" ".join(words), "".join(words), *words, "x" * 40, "x" * 41]
+    assert bits(ours.embed(texts)) == bits(stock.embed(texts))
+    assert bits(ours.query_embed(texts)) == bits(stock.query_embed(texts))
+
+
+def test_fastembed_is_left_to_the_thread_that_makes_the_encoders() -> None:
+    script = "import sys, mcp_hybrid_search.engine; print('fastembed' in sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == "False\n"
 
 
 def test_query_tokens_beyond_the_model_are_counted(encoders: SharedEncoders) -> None:
