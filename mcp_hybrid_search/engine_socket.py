@@ -43,9 +43,12 @@ def listen(root: Path) -> socket.socket:
         except OSError as exc:
             problems.append(f"{path}: {exc.strerror or exc}")
             continue
-        draft = root / f"{_ADDRESS}.new"
-        draft.write_text(str(path), encoding="utf-8")
-        draft.replace(root / _ADDRESS)
+        try:
+            _tell(root, path)
+        except OSError as exc:
+            listening.close()
+            problems.append(f"{root / _ADDRESS}: {exc.strerror or exc}")
+            continue
         return listening
     msg = (
         f"The engine can listen nowhere ({'; '.join(problems)}). Use --in-process, or"
@@ -67,12 +70,13 @@ def retire(root: Path) -> None:
 def address(root: Path) -> Path | None:
     """Return where the engine of a data directory says that it listens."""
     try:
-        path = Path((root / _ADDRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = (root / _ADDRESS).read_bytes()
+    except OSError:
         return None
+    path = Path(os.fsdecode(told))
     # A directory that came from elsewhere must not name some other program's socket.
-    ours = path == root / _SOCKET or path.name == _name(root)
-    return path if ours else None
+    ours = path == _in_directory(root) or path.name == _name(root)
+    return path if ours and path.is_absolute() and b"\0" not in told else None
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -128,19 +132,37 @@ def is_own(peer: socket.socket) -> bool:
     return bool(uid == os.geteuid())
 
 
+def _in_directory(root: Path) -> Path:
+    # One directory may have several names, and every client must find the same.
+    return root.resolve() / _SOCKET
+
+
 def _name(root: Path) -> str:
     return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] + ".sock"
 
 
 def _places(root: Path) -> list[Path]:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
     own = f"mcp-hybrid-search-{os.geteuid()}"
+    directories = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir())
     places = [
-        root / _SOCKET,
-        *([Path(runtime) / own / _name(root)] if runtime else []),
-        Path(tempfile.gettempdir()) / own / _name(root),
+        _in_directory(root),
+        *(Path(each) / own / _name(root) for each in directories),
     ]
-    return [path for path in places if len(os.fsencode(path)) <= PATH_BYTES]
+    # A relative path would name another place in every process.
+    return [
+        path
+        for path in places
+        if path.is_absolute() and len(os.fsencode(path)) <= PATH_BYTES
+    ]
+
+
+def _tell(root: Path, path: Path) -> None:
+    draft = root / f"{_ADDRESS}.new"
+    # A directory that came from elsewhere must not lead to some other file.
+    draft.unlink(missing_ok=True)
+    with draft.open("xb") as file:
+        file.write(os.fsencode(path))
+    draft.replace(root / _ADDRESS)
 
 
 def _bound(path: Path) -> socket.socket:
