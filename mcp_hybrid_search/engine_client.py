@@ -21,11 +21,8 @@ from mcp_hybrid_search.documents import (
     SearchResult,
     Stored,
 )
-from mcp_hybrid_search.engine_connection import (
-    EngineConnection,
-    EngineGoneError,
-    Progress,
-)
+from mcp_hybrid_search.engine_answer import Progress
+from mcp_hybrid_search.engine_connection import EngineConnection, EngineGoneError
 from mcp_hybrid_search.engine_protocol import Operation
 from mcp_hybrid_search.errors import (
     HybridSearchError,

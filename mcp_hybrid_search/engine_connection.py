@@ -1,9 +1,10 @@
 """A client's connection to the engine: found or started, agreed with, and talked to."""
 
-import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,13 @@ from packaging.version import Version
 
 from mcp_hybrid_search import __version__, engine_socket
 from mcp_hybrid_search import engine_protocol as protocol
+from mcp_hybrid_search.engine_answer import Answer, Progress, outcome, understood
 from mcp_hybrid_search.engine_protocol import Hello, Operation, Terms
 from mcp_hybrid_search.errors import ConflictError, StoreUnavailableError
 from mcp_hybrid_search.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     import httpx2
-
-Progress = Callable[[float, float, str], Awaitable[None]]
-"""Called about every second with (done, total, what is being done)."""
 
 CONNECT_LIMIT = 5
 """Engines that may leave while they are greeted, before it is given up."""
@@ -36,6 +35,15 @@ class EngineGoneError(Exception):
         """Whether it was doing this call."""
 
 
+@dataclass(eq=False)
+class _Session:
+    """What was agreed with one engine, and the calls that it is busy with."""
+
+    http: "httpx2.AsyncClient"
+    instance: str
+    calls: int = 0
+
+
 class EngineConnection:
     """Finds the engine again after each end of it. For one event loop."""
 
@@ -44,21 +52,20 @@ class EngineConnection:
         self._client = protocol.ClientInfo(
             os.getpid(), secrets.token_hex(8), "mcp-hybrid-search", __version__
         )
-        self._http: httpx2.AsyncClient | None = None
-        self._instance = ""
+        self._session: _Session | None = None
         self._connecting = anyio.Lock()
 
     def introduce(self, name: str) -> None:
         """Say on whose behalf the calls from now on are."""
-        self._client = protocol.ClientInfo(
-            self._client.pid, self._client.key, name[:100], self._client.version
-        )
+        # Whatever somebody calls itself must not keep it from being served.
+        name = name[:100].encode(errors="replace").decode()
+        self._client = replace(self._client, name=name)
 
     async def aclose(self) -> None:
         """Let the engine know that this client has gone."""
-        http, self._http = self._http, None
-        if http is not None:
-            await http.aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.http.aclose()
 
     async def call(
         self,
@@ -82,68 +89,74 @@ class EngineConnection:
         """
         import httpx2  # noqa: PLC0415 - slow
 
-        http = await self._connected(progress)
-        answer = _Answer(progress)
+        # A repeated call waits for its turn, and says when it has it.
+        answer = Answer(progress, waits=attempt > 0)
         headers = {
-            protocol.INSTANCE_HEADER: self._instance,
             protocol.ATTEMPT_HEADER: str(attempt),
             protocol.CLIENT_HEADER: self._introduction(),
         }
-        path = f"/call/{operation.name}"
-        try:
-            async with http.stream(
-                "POST", path, content=body, headers=headers
-            ) as response:
-                if response.status_code == httpx2.codes.OK:
-                    # A repeated call waits for its turn, and says when it has it.
-                    answer.started = attempt == 0
-                    async for chunk in response.aiter_raw():
-                        await answer.feed(chunk)
-                elif response.status_code != httpx2.codes.CONFLICT:
-                    raise self._misunderstood(response.status_code)
-        except httpx2.ReadTimeout:
-            raise self._stuck() from None
-        except httpx2.TransportError:
-            pass
-        if answer.last is None:
-            await self._forget(http)
-            raise EngineGoneError(died_of_it=answer.started)
-        word, value = answer.last
-        if word == protocol.FAILED:
-            raise protocol.error(protocol.FAILURE.validate_json(value))
-        return protocol.parsed_result(operation, value)
+        async with self._connected(progress) as session:
+            headers[protocol.INSTANCE_HEADER] = session.instance
+            asked = session.http.stream(
+                "POST", f"/call/{operation.name}", content=body, headers=headers
+            )
+            try:
+                async with asked as response:
+                    if response.status_code == httpx2.codes.OK:
+                        await answer.read(response.aiter_raw())
+                    elif response.status_code != httpx2.codes.CONFLICT:
+                        raise self._misunderstood(response.status_code)
+            except (httpx2.ReadTimeout, httpx2.WriteTimeout):
+                raise self._stuck() from None
+            except httpx2.TransportError:
+                pass
+            if answer.last is None:
+                self._forget(session)
+                raise EngineGoneError(died_of_it=answer.started)
+        return outcome(operation, *answer.last)
 
     def _introduction(self) -> str:
         return protocol.CLIENT.dump_json(self._client, ensure_ascii=True).decode()
 
-    async def _forget(self, http: "httpx2.AsyncClient") -> None:
-        if self._http is http:
-            self._http = None
-        await http.aclose()
+    def _forget(self, session: _Session) -> None:
+        if self._session is session:
+            self._session = None
 
-    async def _connected(self, progress: Progress | None) -> "httpx2.AsyncClient":
+    @asynccontextmanager
+    async def _connected(self, progress: Progress | None) -> AsyncIterator[_Session]:
+        session = await self._agreed(progress)
+        session.calls += 1
+        try:
+            yield session
+        finally:
+            session.calls -= 1
+            # An engine that is leaving may still finish other calls.
+            if session is not self._session and not session.calls:
+                await _close(session.http)
+
+    async def _agreed(self, progress: Progress | None) -> _Session:
         async with self._connecting:
             for _ in range(CONNECT_LIMIT):
-                if self._http is not None:
-                    return self._http
-                await self._connect(progress)
+                self._session = self._session or await self._connect(progress)
+                if self._session is not None:
+                    return self._session
         msg = f"Every engine of {self._settings.data_dir} leaves at once. {self._log()}"
         raise StoreUnavailableError(msg)
 
-    async def _connect(self, progress: Progress | None) -> None:
-        """Greet the engine; what ends before it answers leaves us unconnected."""
+    async def _connect(self, progress: Progress | None) -> _Session | None:
+        """Greet the engine; None if it ends before it answers, or has to."""
         import httpx2  # noqa: PLC0415 - slow
 
-        path = await self._running(progress)
-        http = _http_client(path)
+        http = _http_client(await self._running(progress))
+        session = None
         try:
-            response = await http.get(
-                "/hello", headers={protocol.CLIENT_HEADER: self._introduction()}
-            )
-            _check_peer(response)
-            hello = protocol.HELLO.validate_json(response.content)
-            if fits(protocol.terms(self._settings), hello, self._settings.data_dir):
-                self._http, self._instance = http, hello.instance
+            hello = await self._greeted(http)
+            with understood():
+                fit = fits(
+                    protocol.terms(self._settings), hello, self._settings.data_dir
+                )
+            if fit:
+                session = _Session(http, hello.instance)
             else:
                 await http.post("/finish")
         except httpx2.ReadTimeout:
@@ -151,8 +164,17 @@ class EngineConnection:
         except httpx2.TransportError:
             pass
         finally:
-            if self._http is not http:
-                await http.aclose()
+            if session is None:
+                await _close(http)
+        return session
+
+    async def _greeted(self, http: "httpx2.AsyncClient") -> Hello:
+        headers = {protocol.CLIENT_HEADER: self._introduction()}
+        async with http.stream("GET", "/hello", headers=headers) as response:
+            # Whoever answers may close the connection after its answer.
+            _check_peer(response)
+            with understood():
+                return protocol.HELLO.validate_json(await response.aread())
 
     async def _running(self, progress: Progress | None) -> Path:
         path = await anyio.to_thread.run_sync(
@@ -185,28 +207,6 @@ class EngineConnection:
         return "Its log: `mcp-hybrid-search logs`."
 
 
-class _Answer:
-    """The lines of one answer as they come in."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._rest = b""
-        self.started = False
-        self.last: tuple[str, str] | None = None
-
-    async def feed(self, chunk: bytes) -> None:
-        """Take in some bytes; progress is told at once."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            word, _, value = line.decode().partition(" ")
-            if word in {protocol.RESULT, protocol.FAILED}:
-                self.last = (word, value)
-            elif word == protocol.STARTED:
-                self.started = True
-            elif word == protocol.PROGRESS and self._progress is not None:
-                await self._progress(*json.loads(value))
-
-
 def fits(mine: Terms, engine: Hello, data_dir: Path) -> bool:
     """Return whether an engine can be used; False if another one should be started.
 
@@ -220,7 +220,8 @@ def fits(mine: Terms, engine: Hello, data_dir: Path) -> bool:
             f" {mine.version} cannot talk to. Update this program and restart it."
         )
         raise ConflictError(msg)
-    if Version(theirs.version) < Version(mine.version):
+    older = Version(theirs.version) < Version(mine.version)
+    if older or theirs.protocol < mine.protocol:
         return False
     different = [
         f"{PREFIX}{name.upper()} is {theirs.settings[name]!r} there and {value!r} here"
@@ -251,9 +252,14 @@ def _http_client(path: Path) -> "httpx2.AsyncClient":
             ),
         ),
         base_url="http://engine",
-        timeout=httpx2.Timeout(None, connect=5, read=protocol.SILENCE_SECONDS),
+        timeout=httpx2.Timeout(protocol.SILENCE_SECONDS, connect=5, pool=None),
         trust_env=False,
     )
+
+
+async def _close(http: "httpx2.AsyncClient") -> None:
+    with anyio.CancelScope(shield=True):
+        await http.aclose()
 
 
 def _check_peer(response: "httpx2.Response") -> None:

