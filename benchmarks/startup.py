@@ -32,8 +32,8 @@ def startup_section(settings: Settings, *, repetitions: int) -> Section:
         settings = settings.model_copy(update={"data_dir": Path(directory)})
         variables = environment(settings)
         for _ in range(1 + repetitions):
-            empty.append(_initialize_ms([str(EMPTY_SERVER)], variables))
-            ours.append(_initialize_ms(ARGUMENTS, variables))
+            empty.append(initialize_ms([str(EMPTY_SERVER)], variables))
+            ours.append(initialize_ms(ARGUMENTS, variables))
     del empty[0], ours[0]
     ratios = [mine / floor for mine, floor in zip(ours, empty, strict=True)]
     rows = [
@@ -45,7 +45,11 @@ def startup_section(settings: Settings, *, repetitions: int) -> Section:
     return Section("Start-up", rows, note)
 
 
-def _initialize_ms(arguments: Sequence[str], variables: Mapping[str, str]) -> float:
+def initialize_ms(arguments: Sequence[str], variables: Mapping[str, str]) -> float:
+    """Start a server by Python's arguments; returns how long its answer took.
+
+    The server is gone then; an engine that it started may not be.
+    """
     line = json.dumps(_INITIALIZE).encode() + b"\n"
     started = time.perf_counter()
     with subprocess.Popen(
