@@ -32,7 +32,12 @@ class Filled:
         self._data = data
 
     def copy(self, chunks: int, name: str) -> Settings:
-        """Return the settings of a new store `name` with about so many chunks."""
+        """Return the settings of a new store `name` with about so many chunks.
+
+        Without any, it is yet to be made.
+        """
+        if not chunks:
+            return shared_settings(self._work / name)
         settings = shared_settings(self._work / f"filled-{chunks}")
         if not settings.data_dir.exists():
             say(f"filling a store with {chunks:,} chunks")

@@ -24,6 +24,24 @@ from benchmarks.sharing_ping import ping_section
 from benchmarks.sharing_startup import first_section, startup_section
 
 PARTS = ("clients", "memory", "startup", "first", "border", "kills", "ping")
+FULL = {
+    "writes": 200,
+    "runs": 15,
+    "queries": 200,
+    "kills": 50,
+    "chunks": 1_000,
+    "ping_chunks": 30_000,
+    "ping_seconds": 60,
+}
+QUICK = {
+    "writes": 5,
+    "runs": 2,
+    "queries": 20,
+    "kills": 3,
+    "chunks": 60,
+    "ping_chunks": 60,
+    "ping_seconds": 5,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +56,7 @@ class Plan:
     kills: int
     chunks: int
     ping_chunks: int
-    ping_seconds: float
+    ping_seconds: int
     seed: int
     data: Path | None
 
@@ -133,11 +151,11 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--servers", type=int, nargs="+")
     parser.add_argument("--writes", type=int, help="by each server")
     parser.add_argument("--kills", type=int)
-    parser.add_argument("--chunks", type=int, help="for first, border and kills")
+    parser.add_argument("--chunks", type=int, help="for first, border, kills")
     parser.add_argument("--runs", type=int, help="for startup and first")
     parser.add_argument("--queries", type=int, help="for border")
     parser.add_argument("--ping-chunks", type=int)
-    parser.add_argument("--ping-seconds", type=float)
+    parser.add_argument("--ping-seconds", type=int)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--quick", action="store_true", help="small, to try it out")
     parser.add_argument("--data", type=Path, help="BEIR directory, for its texts")
@@ -148,19 +166,18 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    quick = options.quick
+    defaults = QUICK if options.quick else FULL
+    given = {name: getattr(options, name) for name in defaults}
+    counts = {
+        name: defaults[name] if value is None else value
+        for name, value in given.items()
+    }
     return Plan(
         parts=options.parts,
-        servers=options.servers or ([2] if quick else [2, 4, 8]),
-        writes=options.writes or (5 if quick else 200),
-        runs=options.runs or (2 if quick else 15),
-        queries=options.queries or (20 if quick else 200),
-        kills=options.kills or (3 if quick else 50),
-        chunks=options.chunks or (60 if quick else 1_000),
-        ping_chunks=options.ping_chunks or (60 if quick else 30_000),
-        ping_seconds=options.ping_seconds or (5 if quick else 60),
+        servers=options.servers or ([2] if options.quick else [2, 4, 8]),
         seed=options.seed,
         data=options.data,
+        **counts,
     )
 
 
