@@ -19,11 +19,16 @@ from mcp_hybrid_search.settings import Settings
 CLIENTS = 4
 LONGEST_LIFE_SECONDS = 3.0
 """The longest time under load before a kill."""
+EARLY_EVERY = 5
+STARTING_SECONDS = 0.5
+"""Within this time of having the directory no engine has loaded its models."""
 ANSWER_SECONDS = 120.0
 NAMESPACE = "killed"
 """Of the clients, so that what fills the store does not mix with their documents."""
 NOTE = (
-    "SIGKILL at a random moment under load; the clients are never restarted. A new"
+    "SIGKILL at a random moment under load; the clients are never restarted. Each"
+    " fifth time the next engine is killed too, while it starts; times count from the"
+    " last kill. A new"
     " engine has the directory, then a first client has an answer, then all have."
     " Searching: until no search says that documents are indexed again. After each"
     " kill everything acknowledged is read back and searched for"
@@ -32,8 +37,9 @@ NOTE = (
 
 @dataclass(slots=True)
 class Kills:
-    """The seconds after each kill, and what was found wrong."""
+    """How often, the seconds after the last kill of each time, what was found wrong."""
 
+    sent: int = 0
     engine: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     everyone: list[float] = field(default_factory=list)
@@ -84,14 +90,18 @@ class KillCampaign:
         ]
         self.kills = Kills()
 
-    def kill(self) -> None:
-        """Kill the engine under load, wait for everyone's answer, verify."""
+    def kill(self, *, early: bool = False) -> None:
+        """Kill the engine under load, wait for everyone's answer, verify.
+
+        Args:
+            early: Kill the one that takes its place too, before it answers.
+        """
         stop = threading.Event()
         with ThreadPoolExecutor(len(self.clients)) as pool:
             working = [pool.submit(client.work, stop) for client in self.clients]
             try:
                 time.sleep(self._rng.uniform(0.0, LONGEST_LIFE_SECONDS))
-                self._kill_and_wait(working)
+                self._kill_and_wait(working, early=early)
             except BaseException:
                 # Their threads wait for answers that may never come.
                 for client in self.clients:
@@ -103,22 +113,31 @@ class KillCampaign:
                 each.result()
         self._verify()
 
-    def _kill_and_wait(self, working: list[Future[None]]) -> None:
-        pid = engine_pid(self._settings)
-        if pid is None:
-            raise RuntimeError(self._settings.data_dir)
-        os.kill(pid, signal.SIGKILL)
-        killed = time.monotonic()
-        # Whatever the killed engine had answered is read by the time of a new one.
-        renewed = _moment(
-            lambda: engine_pid(self._settings) not in {None, pid}, working
-        )
+    def _kill_and_wait(self, working: list[Future[None]], *, early: bool) -> None:
+        killed, renewed = self._replaced(working)
+        if early:
+            time.sleep(self._rng.uniform(0.0, STARTING_SECONDS))
+            killed, renewed = self._replaced(working)
         clients = self.clients
         first = _moment(lambda: max(c.answered for c in clients) > renewed, working)
         everyone = _moment(lambda: min(c.answered for c in clients) > renewed, working)
         self.kills.engine.append(renewed - killed)
         self.kills.first.append(first - killed)
         self.kills.everyone.append(everyone - killed)
+
+    def _replaced(self, working: list[Future[None]]) -> tuple[float, float]:
+        """Kill the engine; returns that moment, and when another one was there."""
+        pid = engine_pid(self._settings)
+        if pid is None:
+            raise RuntimeError(self._settings.data_dir)
+        os.kill(pid, signal.SIGKILL)
+        self.kills.sent += 1
+        killed = time.monotonic()
+        # Whatever the killed engine had answered is read by the time of a new one.
+        renewed = _moment(
+            lambda: engine_pid(self._settings) not in {None, pid}, working
+        )
+        return killed, renewed
 
     def _verify(self) -> None:
         server = self._rng.choice(self.clients).server
@@ -145,7 +164,7 @@ class KillCampaign:
             "duplicates": len(verdict.duplicates),
         }
         told = {
-            "kills": len(kills.everyone),
+            "kills": kills.sent,
             "acknowledged writes": self.oracle.acknowledged,
             "answers that tell of a repeated call": sum(n.repeated for n in noticed),
             "deletions repeated, told as not found": sum(n.not_found for n in noticed),
@@ -204,7 +223,7 @@ def kills_section(
     with front_ends(settings, CLIENTS) as servers:
         campaign = KillCampaign(settings, servers, seed)
         for done in range(1, kills + 1):
-            campaign.kill()
+            campaign.kill(early=done % EARLY_EVERY == 0)
             say(f"kill {done} of {kills}: {campaign.kills.everyone[-1]:.2f} s")
     title = f"SIGKILL of the engine under {CLIENTS} clients, {chunks:,} chunks"
     return Section(title, campaign.rows(), NOTE), campaign.problems()
