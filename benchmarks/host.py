@@ -33,6 +33,18 @@ class Memory:
     """Since the processes began, or since `reset_peak`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of one process in bytes, by how pages that others have too count."""
+
+    rss: int
+    """In full."""
+    pss: int
+    """In parts: over all processes it adds up to what they take."""
+    uss: int
+    """Not at all: what would be free if this process ended."""
+
+
 def machine() -> dict[str, str | int | float]:
     """Describe the machine."""
     return {
@@ -104,3 +116,25 @@ def reset_peak(processes: list[int]) -> None:
     """Let `peak_rss` count from now (see proc(5), clear_refs)."""
     for process in processes:
         Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def footprint(process: int) -> Footprint:
+    """Return what one process takes now."""
+    found = {"Rss": 0, "Pss": 0, "Private_Clean": 0, "Private_Dirty": 0}
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in found:
+            found[name] = int(value.split()[0]) * 1024
+    private = found["Private_Clean"] + found["Private_Dirty"]
+    return Footprint(found["Rss"], found["Pss"], private)
+
+
+def has_mapped(process: int, name: str) -> bool:
+    """Return whether a file with `name` in its path is mapped by a process."""
+    return name in Path(f"/proc/{process}/maps").read_text()
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the processor time that a process has taken so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -37,8 +37,19 @@ class FailedError(Exception):
 class RealServer:
     """`python -m mcp_hybrid_search` as a child process that has shaken hands."""
 
-    def __init__(self, data_dir: Path, environment: Mapping[str, str] = {}) -> None:
-        """Start a server on `data_dir`.
+    def __init__(
+        self,
+        data_dir: Path,
+        environment: Mapping[str, str] = {},
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Start a server on `data_dir`, with the engine in it unless told otherwise.
+
+        Args:
+            data_dir: Its data directory.
+            environment: Variables beside, or in place of, those that are set here.
+            patience_seconds: How long it may live at most.
 
         Raises:
             GoneError: If it leaves before it answers.
@@ -58,13 +69,14 @@ class RealServer:
                 **environment,
             },
         )
-        self._watchdog = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        self._watchdog = threading.Timer(patience_seconds, self._process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
         self._sent = 0
         try:
             self._write("initialize", _INITIALIZE, 0)
             self.receive()
+            self.initialized = time.monotonic()
             self._write("notifications/initialized", {}, None)
         except GoneError:
             self.close()
@@ -104,9 +116,12 @@ class RealServer:
 
     def send(self, tool: str, arguments: Json) -> int:
         """Call a tool without waiting; returns the id of the request."""
+        return self.request("tools/call", {"name": tool, "arguments": arguments})
+
+    def request(self, method: str, params: Json) -> int:
+        """Send a request without waiting; returns its id."""
         self._sent += 1
-        params = {"name": tool, "arguments": arguments}
-        self._write("tools/call", params, self._sent)
+        self._write(method, params, self._sent)
         return self._sent
 
     def receive(self) -> tuple[int, Json]:

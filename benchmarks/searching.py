@@ -30,6 +30,8 @@ class Searches:
     """Milliseconds of every search of one store, by part."""
 
     timed: list[TimedSearch] = field(default_factory=list)
+    in_process: list[TimedSearch] = field(default_factory=list)
+    """The same by a server that has the engine in its process."""
     encode: list[float] = field(default_factory=list)
     index: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)
@@ -56,10 +58,12 @@ class Searches:
             figure(f"search p{p}, end to end", whole, "ms", percentile=p)
             for p in (50, 95, 99)
         ]
+        in_process = [search.end_to_end_ms for search in self.in_process]
         ratio = [float(np.median(whole)) / floor]
         unchecked_ratio = [float(np.median(unchecked)) / floor]
         return [
             *times,
+            figure("search p50, end to end, --in-process", in_process, "ms"),
             figure("  encoding the query, alone", self.encode, "ms"),
             figure("  index query, alone", self.index, "ms"),
             figure("  fusion and ledger", self.read, "ms"),
@@ -105,7 +109,8 @@ async def measure_searches(
     """Ask the command and a local engine the same, in turn.
 
     Args:
-        settings: Of a closed store; the command gets a copy of it.
+        settings: Of a closed store; the command gets copies of it, one for each way
+            to run the engine.
         encoders: For the local engine.
         queries: Repeated if there are fewer than `count`.
         count: Searches.
@@ -114,6 +119,7 @@ async def measure_searches(
     found = Searches()
     texts = list(islice(cycle(queries), count))
     copy = copied(settings, "served")
+    alone = copied(settings, "alone").model_copy(update={"in_process": True})
     started = time.perf_counter()
     try:
         with closing(Engine(settings, BorrowedEncoders(encoders))) as engine:
@@ -121,14 +127,18 @@ async def measure_searches(
             found.reopen_ms = (time.perf_counter() - started) * 1000
             async with served(copy) as server:
                 await _begin(server, texts, found)
-                for first in range(0, count, BLOCK):
-                    block = texts[first : first + BLOCK]
-                    await _ask_server(server, block, found)
-                    await _ask_engine(engine, encoders, settings, block, found)
+                async with served(alone) as other:
+                    await _warm_up(other, texts)
+                    for first in range(0, count, BLOCK):
+                        block = texts[first : first + BLOCK]
+                        await _ask_server(server, block, found.timed)
+                        await _ask_server(other, block, found.in_process)
+                        await _ask_engine(engine, encoders, settings, block, found)
                 found.idle = memory(server.processes())
                 found.storing = await peak_while_storing(server, document)
     finally:
         shutil.rmtree(copy.data_dir)
+        shutil.rmtree(alone.data_dir)
     return found
 
 
@@ -140,13 +150,18 @@ async def _begin(server: Server, texts: Sequence[str], found: Searches) -> None:
     found.initialize_ms = server.initialize_ms
     await server.call("hybrid-search", query=texts[0])
     found.first_search_ms = (time.perf_counter() - server.started) * 1000
+    await _warm_up(server, texts)
+
+
+async def _warm_up(server: Server, texts: Sequence[str]) -> None:
     for text in texts[:WARM_UP]:
         await server.call("hybrid-search", query=text)
 
 
-async def _ask_server(server: Server, texts: Sequence[str], found: Searches) -> None:
-    for text in texts:
-        found.timed.append(await server.timed_search(text))
+async def _ask_server(
+    server: Server, texts: Sequence[str], timed: list[TimedSearch]
+) -> None:
+    timed += [await server.timed_search(text) for text in texts]
 
 
 async def _ask_engine(

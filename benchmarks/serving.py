@@ -11,6 +11,7 @@ from typing import Any
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import get_default_environment, stdio_client
 
+from benchmarks.engines import end_engine
 from benchmarks.host import ROOT, processes_of
 from mcp_hybrid_search.settings import PREFIX, Settings
 
@@ -86,11 +87,17 @@ class TimedSearch:
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[Server]:
-    """Start the command on a data directory; hosts shake hands, so do we."""
+    """Start the command on a data directory; hosts shake hands, so do we.
+
+    Its engine, in whichever process, is gone at the end.
+    """
     parameters = StdioServerParameters(
         command=sys.executable, args=ARGUMENTS, env=environment(settings)
     )
     started = time.perf_counter()
-    async with Client(stdio_client(parameters), mode="legacy") as client:
-        milliseconds = (time.perf_counter() - started) * 1000
-        yield Server(client, settings.data_dir, started, milliseconds)
+    try:
+        async with Client(stdio_client(parameters), mode="legacy") as client:
+            milliseconds = (time.perf_counter() - started) * 1000
+            yield Server(client, settings.data_dir, started, milliseconds)
+    finally:
+        end_engine(settings)

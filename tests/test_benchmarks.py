@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import pytest
 pytest.importorskip("ir_measures", reason="no wheel of it on this platform")
 
 from benchmarks import quality as quality_benchmark
+from benchmarks import sharing
 from benchmarks.beir import read_beir
 from benchmarks.encoding_cache import EncodingCache
 from benchmarks.measures import quality
@@ -259,3 +262,36 @@ def test_quality_runs_through_the_real_engine(
     assert engine["rows"][0]["chunks"] == 8
     assert engine["rows"][0]["bytes per chunk on disk"] > 384 * 4
     assert "fused (Engine.search)" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_sharing_runs_real_servers_and_leaves_no_engine_behind(tmp_path: Path) -> None:
+    written = tmp_path / "sharing.json"
+    sizes = ["--servers", "2", "--writes", "3", "--kills", "2", "--chunks", "0"]
+    places = ["--work", str(tmp_path), "--json", str(written)]
+
+    sharing.main(["--parts", "clients,memory,kills", *sizes, *places])
+
+    clients, memory, kills = json.loads(written.read_text("utf-8"))["sections"]
+    (counts,) = clients["rows"]
+    assert (counts["servers"], counts["writes"]) == (2, 6)
+    assert [counts[name] for name in ("errors", "stale", "lost", "half")] == [0] * 4
+    figures = {row["what"]: row["value"] for row in memory["rows"] + kills["rows"]}
+    assert figures["processes with models"] == 1
+    assert figures["kills"] == 2
+    assert figures["acknowledged writes"] > 0
+    assert figures["errors seen by clients"] == 0
+    assert figures["acknowledged documents lost"] == 0
+    assert str(tmp_path) not in written.read_text("utf-8")
+    assert list(tmp_path.iterdir()) == [written]
+    assert engines_below(tmp_path) == []
+
+
+def engines_below(directory: Path) -> list[bytes]:
+    """Return the command lines of engines that are still there."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"HYBRID_SEARCH_DATA_DIR={directory}".encode() in path.read_bytes():
+                found.append(path.with_name("cmdline").read_bytes())
+    return found
