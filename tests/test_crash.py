@@ -13,7 +13,9 @@ import pytest
 from benchmarks.crash import Campaign, Mode
 from benchmarks.oracle import wait_until_complete
 from benchmarks.real_server import FailedError, RealServer
+from mcp_hybrid_search import engine_control
 from mcp_hybrid_search.errors import StoreUnavailableError
+from mcp_hybrid_search.settings import load_settings
 from tests.conftest import OpenEngine
 
 MODES: tuple[Mode, ...] = ("kill", "checkpoint", "kill", "discarded")
@@ -72,11 +74,15 @@ def first_hit(server: RealServer, query: str) -> str:
     return str(hits[0]["document_id"])
 
 
+@pytest.mark.parametrize("in_process", ["true", "false"])
 def test_a_full_disk_is_survived_named_and_left_by_freeing_space(
-    small_disk: Path,
+    small_disk: Path, in_process: str
 ) -> None:
     data = small_disk / "data"
-    environment = {"HYBRID_SEARCH_MIN_FREE_BYTES": "8000000"}
+    environment = {
+        "HYBRID_SEARCH_MIN_FREE_BYTES": "8000000",
+        "HYBRID_SEARCH_IN_PROCESS": in_process,
+    }
     with RealServer(data, environment) as server:
         server.call("store-document", id="whale", text="Moby Dick is a white whale.")
         server.call("store-document", id="soup", text="Leek soup wants potatoes.")
@@ -89,6 +95,7 @@ def test_a_full_disk_is_survived_named_and_left_by_freeing_space(
         assert first_hit(server, "whale") == "whale"
         assert first_hit(server, "potatoes") == "soup"
         assert server.close() == 0
+    engine_control.stop(load_settings(data_dir=data))
 
     with RealServer(data, environment) as server:
         with pytest.raises(FailedError, match="is full"):
@@ -100,3 +107,4 @@ def test_a_full_disk_is_survived_named_and_left_by_freeing_space(
         assert server.call("delete-document", id="soup")["status"] == "deleted"
         server.call("store-document", id="late", text="Better late than never.")
         assert first_hit(server, "better") == "late"
+    engine_control.stop(load_settings(data_dir=data))

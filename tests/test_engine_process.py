@@ -407,7 +407,7 @@ async def test_what_a_killed_engine_left_behind_stops_nobody(given: Given) -> No
         await client.store(WHALE)
     os.kill((await status(given())).pid, signal.SIGKILL)
     left = {path.name for path in given().data_dir.iterdir()}
-    assert {"lock", "owner", "starting", "engine", "engine.sock"} <= left
+    assert {"lock", "owner", "starting", "engine.sock"} <= left
     async with client_of(given()) as client:
         assert await text_of(client, "whale") == WHALE.text
 
