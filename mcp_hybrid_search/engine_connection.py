@@ -89,8 +89,8 @@ class EngineConnection:
         """
         import httpx2  # noqa: PLC0415 - slow
 
-        # A repeated call waits for its turn, and says when it has it.
-        answer = Answer(progress, waits=attempt > 0)
+        # A suspect waits for its turn, and says when it has it.
+        answer = Answer(progress, waits=attempt >= protocol.SUSPECT_ATTEMPTS)
         headers = {
             protocol.ATTEMPT_HEADER: str(attempt),
             protocol.CLIENT_HEADER: self._introduction(),

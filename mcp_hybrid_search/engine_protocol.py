@@ -5,7 +5,7 @@ and, but for `alive` and `started`, a space and JSON; the last one is `result` o
 `failed`:
 
     alive                        once a second, so that silence means trouble
-    started                      a call that was repeated has left its queue
+    started                      a call of which engines died has left its queue
     progress [done, total, what]
     result ...
     failed {"kind": ..., "message": ...}
@@ -54,6 +54,10 @@ SILENCE_SECONDS = 60.0
 INSTANCE_HEADER = "x-engine-instance"
 CLIENT_HEADER = "x-client"
 ATTEMPT_HEADER = "x-attempt"
+
+SUSPECT_ATTEMPTS = 2
+"""A call of which the engine died so often runs while no other such call does, so
+that a third death is certainly its own."""
 
 BUG = "bug"
 """The kind of a failure that nobody foresaw; the engine's log has it."""

@@ -134,7 +134,7 @@ class EngineServer:
         self._started = time.monotonic()
         self._instance = secrets.token_hex(8)
         self._suspects = anyio.Lock()
-        """Held by a repeated call: the engine may have died of it."""
+        """Held by a call of which engines may have died; see `SUSPECT_ATTEMPTS`."""
         self._last_seen = self._started + STARTING_SECONDS
         self._server: uvicorn.Server | None = None
 
@@ -252,18 +252,19 @@ class EngineServer:
             arguments = operation.arguments.validate_json(await request.body())
         except ValidationError:
             return Response(status_code=400)
-        repeated = request.headers.get(protocol.ATTEMPT_HEADER, "0") != "0"
-        return _Answer(partial(self._last_line, operation, arguments, repeated))
+        attempt = int(request.headers.get(protocol.ATTEMPT_HEADER, "0"))
+        suspect = attempt >= protocol.SUSPECT_ATTEMPTS
+        return _Answer(partial(self._last_line, operation, arguments, suspect))
 
     async def _last_line(
         self,
         operation: Operation,
         arguments: dict[str, Any],
-        repeated: bool,  # noqa: FBT001 - called by `_Answer`
+        suspect: bool,  # noqa: FBT001 - called by `_Answer`
         tell: Tell,
     ) -> bytes:
         try:
-            if not repeated:
+            if not suspect:
                 return await self._result(operation, arguments, tell)
             # Whatever killed the engine does it alone, so that it can be named.
             async with self._suspects:

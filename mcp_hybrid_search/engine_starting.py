@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,8 @@ from mcp_hybrid_search.errors import StoreUnavailableError
 from mcp_hybrid_search.settings import PREFIX, Settings
 
 START_SECONDS = 60.0
+TRIES = 5
+"""Engines that may end while they start, before it is given up."""
 LOG_BYTES = 1_000_000
 """A log that is larger is put aside, in place of the one before."""
 _APPEND = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
@@ -37,17 +38,18 @@ def running(settings: Settings) -> Path:
         StoreUnavailableError: If it cannot be started.
     """
     root = settings.data_dir
-    deadline = time.monotonic() + START_SECONDS
-    while True:
+    told = ""
+    for _ in range(TRIES):
         path = engine_socket.connected(root)
         if path is not None:
             return path
         told = _started(settings)
-        if told not in {READY, TAKEN}:
+        # One that says nothing was killed while it started; the next one may live.
+        if told not in {READY, TAKEN, ""}:
             raise StoreUnavailableError(told)
-        if time.monotonic() > deadline:
-            msg = f"The engine of {root} cannot be reached. See {log_path(root)}."
-            raise StoreUnavailableError(msg)
+    ended = "cannot be reached" if told else "ends while it starts"
+    msg = f"The engine of {root} {ended}. Its log: `mcp-hybrid-search logs`."
+    raise StoreUnavailableError(msg)
 
 
 def _started(settings: Settings) -> str:
@@ -78,7 +80,7 @@ def _one_at_a_time(root: Path) -> Iterator[None]:
 
 
 def _spawned(settings: Settings) -> str:
-    """Start an engine; returns what it tells, or what can be told in its place."""
+    """Start an engine; returns what it tells, or nothing if it ends before that."""
     reading, writing = os.pipe()
     log = _opened_log(log_path(settings.data_dir))
     try:
@@ -98,9 +100,7 @@ def _spawned(settings: Settings) -> str:
         os.close(writing)
     with os.fdopen(reading, encoding="utf-8", errors="replace") as report:
         select.select([report], [], [], START_SECONDS)
-        return report.read() or (
-            "The engine ended while it started. Its log: `mcp-hybrid-search logs`."
-        )
+        return report.read()
 
 
 def _opened_log(path: Path) -> int:

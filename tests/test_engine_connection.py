@@ -449,14 +449,14 @@ async def test_another_users_engine_is_told_nothing(
 async def test_a_call_that_ends_its_engine_is_told_apart_from_one_that_waited(
     settings: Settings, engines: Engines
 ) -> None:
-    engines.will_be(dies(), dies(), dies(b"started\n"))
+    engines.will_be(dies(), dies(), dies(), dies(b"started\n"))
     connection = EngineConnection(settings)
     blamed = []
-    for attempt in (0, 1, 1):
+    for attempt in (0, 1, 2, 2):
         with pytest.raises(engine_connection.EngineGoneError) as caught:
             await connection.call(
                 OPERATIONS["collections"], b"{}", attempt=attempt, progress=None
             )
         blamed.append(caught.value.died_of_it)
-    assert blamed == [True, False, True]
+    assert blamed == [True, True, False, True]
     await connection.aclose()

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -226,7 +227,7 @@ async def test_an_engine_that_was_asleep_goes_on(given: Given) -> None:
 
 
 async def test_asked_to_leave_it_answers_what_it_is_busy_with(given: Given) -> None:
-    text = " ".join(f"Sentence {i} tells of the sea." for i in range(300))
+    text = " ".join(f"Sentence {i} tells of the sea." for i in range(120))
     asked = anyio.Event()
 
     async with client_of(given()) as client:
@@ -240,10 +241,9 @@ async def test_asked_to_leave_it_answers_what_it_is_busy_with(given: Given) -> N
         async with anyio.create_task_group() as group:
 
             async def store() -> None:
-                stored = await client.store(
-                    NewDocument(text, *PLACE, document_id="sea"), progress=progress
-                )
-                assert (stored.status, stored.notices) == ("created", ())
+                sea = NewDocument(text, *PLACE, document_id="sea")
+                assert (await client.store(sea, progress=progress)).status == "created"
+                asked.set()
 
             group.start_soon(store)
             await asked.wait()
@@ -447,8 +447,28 @@ async def test_an_engine_that_ends_while_it_starts_is_told_with_its_log(
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     async with client_of(given()) as client:
-        with pytest.raises(StoreUnavailableError, match="ended while it started"):
+        with pytest.raises(StoreUnavailableError, match="ends while it starts"):
             await client.collections()
+
+
+async def test_an_engine_that_is_killed_while_it_starts_is_started_again(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = subprocess.Popen
+    killed: list[int] = []
+
+    def popen(*args: Any, **more: Any) -> "subprocess.Popen[bytes]":
+        process = spawn(*args, **more)
+        if len(killed) < 2:
+            # Before it has detached itself.
+            process.kill()
+            killed.append(process.pid)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    async with client_of(given()) as client:
+        assert await client.collections() == []
+    assert len(killed) == 2
 
 
 async def test_the_log_has_no_stored_text_and_does_not_grow_for_ever(
