@@ -93,23 +93,23 @@ class FastEmbedEncoders:
                 of the other two leaves keyword search and is told in `problem`.
         """
         self._settings = settings
-        # Two encode, a third one pools what came out of the slower.
-        self._workers = ThreadPoolExecutor(3, "encoder")
         self._query_worker = ThreadPoolExecutor(2, "query-encoder")
         self.problem: str | None = None
         self.dims: dict[str, int] = {}
         self.tokenizer: Tokenizer | None = None
         self.token_limit = 512
-        dense_checked = self._workers.submit(check, models.dense)
-        colbert_checked = self._workers.submit(check, models.colbert)
+        loaders = ThreadPoolExecutor(2, "loader")
+        dense_checked = loaders.submit(check, models.dense)
+        colbert_checked = loaders.submit(check, models.colbert)
         from mcp_hybrid_search import loading  # noqa: PLC0415 - hashing goes on
 
         self._sparse = loading.load_sparse(models.sparse, settings)
         threads = settings.encoder_threads or max(1, (os.cpu_count() or 2) // 2)
         load = partial(loading.load, settings=settings, threads=threads)
-        dense = self._workers.submit(
+        dense = loaders.submit(
             load, loading.load_dense, models.dense, checked=dense_checked
         )
+        loaders.shutdown(wait=False)
         try:
             self._colbert: Colbert = load(
                 loading.load_colbert, models.colbert, checked=colbert_checked
@@ -128,7 +128,8 @@ class FastEmbedEncoders:
         Args:
             texts: As `chunking.encoded_text` makes them.
             advance: Called from worker threads, for every text once by the dense
-                and once by the late-interaction encoder; raising ends the work.
+                and once by the late-interaction encoder; it may block, and
+                raising ends the work.
 
         Raises:
             ModelUnavailableError: If a model could not be loaded.
@@ -138,9 +139,11 @@ class FastEmbedEncoders:
         # Batches of like length waste the least on padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         ordered = [texts[i] for i in order]
-        dense = self._workers.submit(self._encode_dense, ordered, advance)
-        colbert = self._workers.submit(self._encode_colbert, ordered, advance)
-        try:
+        # Two encode, a third one pools what came out of the slower. They are this
+        # call's own: `advance` may let another call pass.
+        with ThreadPoolExecutor(3, "encoder") as workers:
+            dense = workers.submit(self._encode_dense, ordered, advance)
+            colbert = workers.submit(self._encode_colbert, ordered, advance, workers)
             bm25 = [_sparse(v) for v in self._sparse.embed(ordered)]
             encoded = [
                 Encoded(sparse, vector, tokens.result())
@@ -148,9 +151,6 @@ class FastEmbedEncoders:
                     bm25, dense.result(), colbert.result(), strict=True
                 )
             ]
-        finally:
-            # If one encoder failed or was stopped, the other stops too.
-            _settle(dense, colbert)
         return [
             item
             for _, item in sorted(zip(order, encoded, strict=True), key=itemgetter(0))
@@ -166,12 +166,15 @@ class FastEmbedEncoders:
         return vectors
 
     def _encode_colbert(
-        self, texts: list[str], advance: Callable[[], None]
-    ) -> "list[Future[NDArray[np.float16]]]":
+        self,
+        texts: list[str],
+        advance: Callable[[], None],
+        workers: ThreadPoolExecutor,
+    ) -> list[Future[NDArray[np.float16]]]:
         pooling = []
         for tokens in self._colbert.embed(texts, batch_size=BATCH_SIZE):
             advance()
-            pooling.append(self._workers.submit(self._pooled, tokens))
+            pooling.append(workers.submit(self._pooled, tokens))
         return pooling
 
     def _pooled(self, tokens: NDArray[Any]) -> NDArray[np.float16]:
@@ -222,7 +225,6 @@ class FastEmbedEncoders:
 
     def close(self) -> None:
         """Release the worker threads."""
-        self._workers.shutdown()
         self._query_worker.shutdown()
 
     def _measure(self) -> None:
@@ -279,8 +281,3 @@ def _normalised(vectors: Vectors) -> Vectors:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     normalised: Vectors = vectors / np.maximum(norms, 1e-12)
     return normalised
-
-
-def _settle(*futures: Future[Any]) -> None:
-    for future in futures:
-        future.exception()

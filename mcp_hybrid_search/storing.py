@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 from mcp_hybrid_search.chunking import Chunking, encoded_text, split, title_for
@@ -18,7 +19,7 @@ from mcp_hybrid_search.documents import (
     Stored,
     derived_id,
 )
-from mcp_hybrid_search.embeddings import BATCH_SIZE, Encoded, Encoders
+from mcp_hybrid_search.embeddings import Encoded, Encoders
 from mcp_hybrid_search.errors import (
     ConflictError,
     HybridSearchError,
@@ -31,10 +32,7 @@ from mcp_hybrid_search.turns import Turns, Work
 from mcp_hybrid_search.validation import check_document
 
 WINDOW_CHUNKS = 64
-"""Chunks written together: enough to sort by length, few enough to keep in memory."""
-
-TURN_CHARACTERS = 16_000
-"""Text encoded before another call has its turn, which is about two seconds."""
+"""Chunks encoded together: enough to sort by length, few enough to keep in memory."""
 
 LARGE_CHUNKS = 2 * WINDOW_CHUNKS
 """Windows of more chunks, of large documents, are encoded one after another: their
@@ -115,22 +113,14 @@ class DocumentWriter:
     ) -> list[Encoded] | HybridSearchError:
         texts = [text for item in window for text in item.texts()]
         large = len(texts) > LARGE_CHUNKS
+        one_at_a_time = self._large.turn(work) if large else nullcontext()
+        advance = partial(self._turns.advance, work)
         try:
-            with self._large.turn(work) if large else nullcontext():
-                return self._encoded_by_turns(texts, work)
+            with one_at_a_time, self._turns.turn(work):
+                return self._encoders.encode_documents(texts, advance=advance)
         except HybridSearchError as exc:
             # It stands for this window: others may be stored already.
             return exc
-
-    def _encoded_by_turns(self, texts: Sequence[str], work: Work) -> list[Encoded]:
-        encoded: dict[int, Encoded] = {}
-        for places in _turns(texts):
-            with self._turns.turn(work):
-                vectors = self._encoders.encode_documents(
-                    [texts[place] for place in places], advance=work.advance
-                )
-            encoded.update(zip(places, vectors, strict=True))
-        return [encoded[place] for place in range(len(texts))]
 
     def _write_window(
         self, window: Sequence[Prepared], encoded: list[Encoded] | HybridSearchError
@@ -290,25 +280,6 @@ def _windows(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
             window, chunks = [], 0
     if window:
         yield window
-
-
-def _turns(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Group the places of texts by length into turns, of whole batches each.
-
-    Sorted and batched as if all were encoded at once: turns cost no padding.
-    """
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-    turn: list[int] = []
-    characters = 0
-    for first in range(0, len(order), BATCH_SIZE):
-        batch = order[first : first + BATCH_SIZE]
-        turn += batch
-        characters += sum(len(texts[place]) for place in batch)
-        if characters >= TURN_CHARACTERS:
-            yield turn
-            turn, characters = [], 0
-    if turn:
-        yield turn
 
 
 def _content_hash(document: NewDocument) -> bytes:
