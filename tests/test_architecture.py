@@ -128,6 +128,3 @@ def test_initialize_waits_for_no_model_and_no_store(in_process: str) -> None:
     behind = ("stores", "embeddings", "models", "loading", "engine", "engine_server")
     ours = {f"mcp_hybrid_search.{name}" for name in behind}
     assert not ours & set(loaded)
-    assert ("mcp_hybrid_search.engine_client" in loaded) is (
-        in_process == "false" and sys.platform != "win32"
-    )
