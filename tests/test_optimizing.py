@@ -243,13 +243,14 @@ def slices(index: EdgeIndex, tmp_path: Path) -> Iterator[optimizing.Slices]:
 
 
 @pytest.mark.parametrize(
-    ("unoptimized", "writing", "searching", "due"),
+    ("unoptimized", "idle_seconds", "due"),
     [
-        pytest.param(3_999, False, False, False, id="few points"),
-        pytest.param(4_000, False, False, True, id="idle"),
-        pytest.param(4_000, True, False, False, id="writing"),
-        pytest.param(4_000, False, True, False, id="searching"),
-        pytest.param(5_000, True, True, True, id="many points"),
+        pytest.param(3_999, 3600, False, id="few points"),
+        pytest.param(4_000, 0, False, id="in use"),
+        pytest.param(4_000, 1, True, id="idle"),
+        pytest.param(5_000, 0, True, id="many points"),
+        pytest.param(10_000, 1, False, id="too many points"),
+        pytest.param(10_000, 300, True, id="too many points, idle for long"),
     ],
 )
 def test_a_slice_is_due_when_nothing_else_is_to_do_or_it_would_become_too_long(
@@ -257,20 +258,21 @@ def test_a_slice_is_due_when_nothing_else_is_to_do_or_it_would_become_too_long(
     slices: optimizing.Slices,
     *,
     unoptimized: int,
-    writing: bool,
-    searching: bool,
+    idle_seconds: float,
     due: bool,
 ) -> None:
     index.unoptimized = unoptimized
-    if not searching:
-        index.searched_at -= optimizing.IDLE_SECONDS
-    assert slices.due(writing=writing) is due
+    index.used_at -= idle_seconds
+    assert slices.due() is due
 
 
-def test_a_search_is_taken_note_of(index: EdgeIndex) -> None:
-    index.searched_at = 0.0
+def test_searches_and_writes_are_taken_note_of(index: EdgeIndex) -> None:
+    index.used_at = 0.0
     index.rankings(encoded(1), namespace="default", filter_=None, limit=1)
-    assert index.searched_at > 0
+    assert index.used_at > 0
+    index.used_at = 0.0
+    index.upsert(points(1, 1))
+    assert index.used_at > 0
 
 
 def test_nothing_is_optimised_while_space_is_short(
@@ -295,9 +297,9 @@ def test_nothing_is_optimised_while_space_is_short(
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines that optimise whatever there is as soon as nothing else is to do."""
+    """Engines that optimise whatever there is soon after it came."""
     monkeypatch.setattr(optimizing, "SLICE_POINTS", 1)
-    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(optimizing, "IDLE_SECONDS", 0.5)
     monkeypatch.setattr(indexes, "IDLE_SECONDS", 0.01)
     monkeypatch.setattr(indexes, "CHECKPOINT_IDLE_SECONDS", 0.0)
 
@@ -379,6 +381,7 @@ async def test_nothing_is_optimised_that_could_not_be_brought_to_the_disk(
     await fill(engine)
     await optimised(engine)
     failed = threading.Event()
+    optimised_again: list[None] = []
 
     def fail(_: EdgeIndex) -> None:
         failed.set()
@@ -387,14 +390,33 @@ async def test_nothing_is_optimised_that_could_not_be_brought_to_the_disk(
 
     with monkeypatch.context() as patch:
         patch.setattr(EdgeIndex, "flush", fail)
+        patch.setattr(EdgeIndex, "optimize", lambda _: optimised_again.append(None))
         patch.setattr(optimizing, "SLICE_LIMIT", 1)
         patch.setattr(indexes, "RETRY_SECONDS", 0.0)
         await engine.store(new("Kites need wind.", "kite"))
-        assert await anyio.to_thread.run_sync(failed.wait, PATIENCE_SECONDS)
-        failed.clear()
-        assert await anyio.to_thread.run_sync(failed.wait, PATIENCE_SECONDS)
-        (opened,) = engine._store._indexes._open.values()
-        assert opened.index.unoptimized == 1
+        for _ in range(3):
+            assert await anyio.to_thread.run_sync(failed.wait, PATIENCE_SECONDS)
+            failed.clear()
+    assert not optimised_again
+
+
+async def test_no_slice_begins_when_the_store_is_being_closed(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine()
+    await fill(engine)
+    begun: list[None] = []
+    indexes_ = engine._store._indexes
+    indexes_._closing = True
+    monkeypatch.setattr(EdgeIndex, "optimize", lambda _: begun.append(None))
+    monkeypatch.setattr(optimizing, "SLICE_POINTS", 1)
+    monkeypatch.setattr(optimizing, "SLICE_LIMIT", 1)
+
+    indexes_._optimize()
+
+    assert not begun
+    (opened,) = indexes_._open.values()
+    assert opened.slices.due()
 
 
 async def test_closing_waits_for_one_slice_only(

@@ -30,8 +30,8 @@ UPSERT_BATCH = 16
 INDEXED_FIELDS = 64
 """Payload fields that are indexed at most; further ones are filtered by reading."""
 
-SEARCH_EF = 64
-"""Candidates a search keeps in each graph; overlap with exact search above 0.99."""
+SEARCH_EF = 80
+"""Candidates a search keeps in each graph: with fewer, it misses some neighbours."""
 
 _GRAPH = edge.HnswIndexConfig(
     m=16,
@@ -113,8 +113,8 @@ class EdgeIndex:
         optimized = self._optimized()
         self.unoptimized = sum(point > optimized for point in self.point_ids())
         """Points that came since the last `optimize`: each is read by a search."""
-        self.searched_at = time.monotonic()
-        """When it was last searched, monotonic."""
+        self.used_at = time.monotonic()
+        """When it was last searched or written to, monotonic."""
 
     def close(self) -> None:
         """Close the shard without a checkpoint."""
@@ -172,6 +172,7 @@ class EdgeIndex:
                     )
                 )
             self.unoptimized += len(batch)
+            self.used_at = time.monotonic()
 
     def _index_numbers(self, payloads: Iterable[dict[str, Any]]) -> None:
         """Index the numbers and dates of a metadata key when it is first seen.
@@ -217,7 +218,7 @@ class EdgeIndex:
             filter_: Applied inside each first ranking.
             limit: Points taken from each first ranking.
         """
-        self.searched_at = time.monotonic()
+        self.used_at = time.monotonic()
         seen = _filter(namespace, filter_)
         params = edge.SearchParams(hnsw_ef=SEARCH_EF)
         first = [

@@ -270,8 +270,7 @@ class Indexes:
             idle = not self._repair(encode) and not self._woken()
             if idle or self._checkpoint_due():
                 self._checkpoint_or_log()
-            if not self._closing:
-                self._optimize(writing=not idle)
+            self._optimize()
 
     def _woken(self) -> bool:
         """Wait for the next write; False if something else is due before it."""
@@ -317,16 +316,17 @@ class Indexes:
                 opened.unflushed.clear()
                 opened.dirty_since = None
 
-    def _optimize(self, *, writing: bool) -> None:
+    def _optimize(self) -> None:
         """Run a slice of an index that is due."""
-        if not any(e.slices.due(writing=writing) for e in self._open.copy().values()):
+        due = any(each.slices.due() for each in self._open.copy().values())
+        if self._closing or not due:
             return
         with self.write_lock:
             self._checkpoint_or_log()
             for opened in self._open.values():
                 # Nothing is optimised that could not be brought to the disk.
                 clean = opened.dirty_since is None
-                if clean and opened.slices.due(writing=writing):
+                if clean and opened.slices.due():
                     opened.touch()
                     opened.slices.run()
                     return

@@ -17,12 +17,19 @@ SLICE_POINTS = 4_000
 """New points that make a slice worth while when nothing else is to do."""
 SLICE_LIMIT = 5_000
 """New points that do not wait for that: the slice would become too long."""
+LONG_POINTS = 2 * SLICE_LIMIT
+"""New points whose slice is too long already: an index made before there were slices,
+or after none could be run. Edge cannot divide them, so the long slice comes once."""
 IDLE_SECONDS = 1.0
-"""How long nothing was searched before a slice begins."""
+"""How long an index was not used before a slice begins."""
+LONG_IDLE_SECONDS = 300.0
+"""The same for a long slice."""
 REST_SECONDS = 3600.0
 """How long an index is left as it is after a slice failed, or for want of space."""
 ROOM = 2
 """Free space for a slice, as a multiple of what the index takes."""
+ROOM_BYTES = 512 * 1024 * 1024
+"""Free space besides: Edge lays out files in advance, and counts their holes."""
 
 
 class Slices:
@@ -38,18 +45,14 @@ class Slices:
         resting = time.monotonic() < self._rests_until
         return self._index.unoptimized >= SLICE_POINTS and not resting
 
-    def due(self, *, writing: bool) -> bool:
-        """Return whether a slice is due now.
-
-        Args:
-            writing: Whether something was written a moment ago.
-        """
+    def due(self) -> bool:
+        """Return whether a slice is due now."""
         if not self.wanted():
             return False
-        if self._index.unoptimized >= SLICE_LIMIT:
-            return True
-        searching = time.monotonic() - self._index.searched_at < IDLE_SECONDS
-        return not writing and not searching
+        idle_seconds = time.monotonic() - self._index.used_at
+        if self._index.unoptimized >= LONG_POINTS:
+            return idle_seconds >= LONG_IDLE_SECONDS
+        return self._index.unoptimized >= SLICE_LIMIT or idle_seconds >= IDLE_SECONDS
 
     def run(self) -> None:
         """Optimise what came since the last slice, if there is space for it.
@@ -67,4 +70,5 @@ class Slices:
 
     def _has_room(self) -> bool:
         # Edge maps its files: a full disk would kill the process.
-        return self._directory.has_free(ROOM * size_bytes(self._index.path))
+        size = size_bytes(self._index.path)
+        return self._directory.has_free(ROOM * size + ROOM_BYTES)
