@@ -130,7 +130,7 @@ class EdgeIndex:
         """Make a graph of the points that came since the last time.
 
         One native call, during which no thread of the process runs: some 0.4 s
-        and 0.2 ms a point. What it made is on the disk when it returns.
+        and 0.25 ms a point. What it made is on the disk when it returns.
         """
         before = {*self._segments()}
         points = self.point_ids()
