@@ -101,6 +101,10 @@ class DataDirectory:
         """Return whether an index cannot be opened or changed without danger."""
         return self._free_bytes() < FULL_BYTES
 
+    def has_free(self, size_bytes: int) -> bool:
+        """Return whether there is space for so much, beyond what is kept free."""
+        return self._free_bytes() >= self._min_free_bytes + size_bytes
+
     def check_writable(self) -> None:
         """Refuse to store anything while space is short.
 

@@ -1,7 +1,7 @@
 """The indexes of a data directory, kept equal to the ledger.
 
 Opening one compares it with the ledger point by point. A thread brings what was
-written to the disk, and encodes again what an index lacks.
+written to the disk, encodes again what an index lacks, and optimises in between.
 """
 
 import logging
@@ -24,6 +24,7 @@ from mcp_hybrid_search.errors import (
 from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.edge import EdgeIndex, Point
 from mcp_hybrid_search.stores.ledger import Collection, Ledger
+from mcp_hybrid_search.stores.optimizing import IDLE_SECONDS, Slices
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class OpenIndex:
     """An open index and what it still lacks."""
 
     index: EdgeIndex
+    slices: Slices
     pending: list[int]
     """Documents to encode again, by key, last first."""
     unflushed: list[int]
@@ -213,7 +215,8 @@ class Indexes:
             [p for p in present if p not in expected or expected[p] in missing]
         )
         pending = self._ledger.unindexed(collection)[::-1]
-        opened = OpenIndex(index, pending, [], notice=notice)
+        slices = Slices(index, self._directory)
+        opened = OpenIndex(index, slices, pending, [], notice=notice)
         opened.touch()
         return opened
 
@@ -267,6 +270,7 @@ class Indexes:
             idle = not self._repair(encode) and not self._woken()
             if idle or self._checkpoint_due():
                 self._checkpoint_or_log()
+            self._optimize()
 
     def _woken(self) -> bool:
         """Wait for the next write; False if something else is due before it."""
@@ -277,6 +281,8 @@ class Indexes:
             seconds = self._pause_seconds
         elif any(each.pending for each in opened):
             seconds = RETRY_SECONDS
+        elif any(each.slices.wanted() for each in opened):
+            seconds = IDLE_SECONDS
         woken = self._work.wait(seconds)
         self._work.clear()
         return woken
@@ -309,6 +315,21 @@ class Indexes:
                 self._ledger.mark_indexed(opened.unflushed)
                 opened.unflushed.clear()
                 opened.dirty_since = None
+
+    def _optimize(self) -> None:
+        """Run a slice of an index that is due."""
+        due = any(each.slices.due() for each in self._open.copy().values())
+        if self._closing or not due:
+            return
+        with self.write_lock:
+            self._checkpoint_or_log()
+            for opened in self._open.values():
+                # Nothing is optimised that could not be brought to the disk.
+                clean = opened.dirty_since is None
+                if clean and opened.slices.due():
+                    opened.touch()
+                    opened.slices.run()
+                    return
 
     def _repair(self, encode: Encode) -> bool:
         """Encode some of what an index lacks; False if nothing is left to do."""
