@@ -131,7 +131,7 @@ def serving(settings: Settings, opener: Opener) -> Iterator[threading.Thread]:
     """Serve in a thread, which ends when the engine has left."""
     directory = DataDirectory(settings.data_dir, min_free_bytes=0, shared=True)
     listening = engine_socket.listen(directory.root)
-    path = engine_socket.address(directory.root)
+    path = listening.path
     thread = threading.Thread(
         target=engine_server.serve,
         args=(settings, directory, listening),
@@ -328,9 +328,9 @@ async def test_calls_that_an_engine_may_have_died_of_run_one_by_one(
     name = {"name": "c"}
     with anyio.fail_after(PATIENCE_SECONDS):
         async with (
-            calling(http, "reindex", name, attempt=1) as first,
-            calling(http, "collections", {}, attempt=2) as second,
-            calling(http, "collections", {}) as innocent,
+            calling(http, "reindex", name, attempt=2) as first,
+            calling(http, "collections", {}, attempt=3) as second,
+            calling(http, "collections", {}, attempt=1) as innocent,
         ):
             assert await next_word(first) == "started"
             assert (await innocent()).startswith("result ")
@@ -407,7 +407,7 @@ async def test_an_engine_leaves_after_its_last_client(
     settings: Settings, serving: threading.Thread
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(str(engine_socket.address(settings.data_dir)))
+        client.connect(str(engine_socket.connected(settings.data_dir)))
     await ended(serving)
 
 
@@ -416,7 +416,7 @@ async def test_an_engine_whose_place_was_taken_leaves(
     settings: Settings, client: EngineClient, serving: threading.Thread, name: str
 ) -> None:
     await client.collections()
-    path = engine_socket.address(settings.data_dir)
+    path = engine_socket.connected(settings.data_dir)
     assert path is not None
     (path if name == "engine.sock" else settings.data_dir / name).unlink()
     await ended(serving)
