@@ -46,17 +46,14 @@ def _serve() -> None:
     settings = load_settings(**{"in_process": True} if sys.argv[1:] else {})
     logging.basicConfig(level=settings.log_level, stream=sys.stderr)
 
-    from mcp_hybrid_search.opening import opener  # noqa: PLC0415 - slow
-
-    opening = opener(settings)
-    # It loads its models while this process imports the SDK.
-    opening.launch()
-
     # A typo in a setting is told before the second that the rest takes.
     import anyio  # noqa: PLC0415
 
+    from mcp_hybrid_search.opening import opener  # noqa: PLC0415
     from mcp_hybrid_search.server import create_server  # noqa: PLC0415
     from mcp_hybrid_search.stdio import serve  # noqa: PLC0415
+
+    opening = opener(settings)
 
     async def serve_and_close() -> None:
         try:

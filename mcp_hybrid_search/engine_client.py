@@ -61,21 +61,17 @@ class EngineClient:
         """When the engine died of a call, monotonic, by the call's digest."""
         self._started = False
 
-    def launch(self) -> None:
+    def start(self) -> None:
         """Begin to start the engine; returns at once. Calls tell if that fails."""
-        threading.Thread(target=self._launch, name="launch", daemon=True).start()
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._start, name="start", daemon=True).start()
 
-    def _launch(self) -> None:
+    def _start(self) -> None:
         from mcp_hybrid_search.engine_starting import running  # noqa: PLC0415 - slow
 
         with suppress(HybridSearchError):
             running(self._settings)
-
-    def start(self) -> None:
-        """Import what the first call needs, in the background."""
-        if not self._started:
-            self._started = True
-            threading.Thread(target=_import, name="import", daemon=True).start()
 
     def introduce(self, name: str) -> None:
         """Say on whose behalf the calls from now on are."""
@@ -225,10 +221,6 @@ class EngineClient:
             )
             raise StoreUnavailableError(msg)
         return count
-
-
-def _import() -> None:
-    import httpx2  # noqa: F401, PLC0415 - slow
 
 
 def _body(operation: Operation, arguments: dict[str, Any]) -> bytes:

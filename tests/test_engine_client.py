@@ -374,7 +374,7 @@ async def test_whoever_waits_for_the_engine_waits_in_its_call(
 
 
 @pytest.mark.parametrize("fault", [None, StoreUnavailableError("No disk.")])
-async def test_launching_starts_the_engine_and_leaves_errors_to_calls(
+async def test_starting_starts_the_engine_and_leaves_errors_to_calls(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
 ) -> None:
     launched = threading.Event()
@@ -386,10 +386,10 @@ async def test_launching_starts_the_engine_and_leaves_errors_to_calls(
             raise fault
 
     monkeypatch.setattr(engine_starting, "running", running)
-    EngineClient(settings).launch()
+    EngineClient(settings).start()
     await anyio.to_thread.run_sync(launched.wait, 60)
     for thread in threading.enumerate():
-        if thread.name == "launch":
+        if thread.name == "start":
             thread.join()
     assert launched.is_set()
 

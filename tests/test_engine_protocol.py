@@ -27,7 +27,7 @@ from mcp_hybrid_search.engine_protocol import OPERATIONS, Failure
 from mcp_hybrid_search.errors import HybridSearchError, NotFoundError
 from mcp_hybrid_search.settings import load_settings
 
-ALONE = {"start", "launch", "introduce", "engine", "aclose", "close"}
+ALONE = {"start", "introduce", "engine", "aclose", "close"}
 """What opens, names and closes an engine does not travel."""
 ERRORS = [
     value

@@ -11,7 +11,7 @@ import yaml
 
 import mcp_hybrid_search
 from mcp_hybrid_search import models
-from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.settings import PREFIX, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,10 +44,9 @@ def test_smithery_offers_a_setting_as_it_is(name: str) -> None:
 def test_smithery_starts_the_command_with_settings_as_variables() -> None:
     start = SMITHERY["startCommand"]
     (script,) = PROJECT["project"]["scripts"]
-    prefix = Settings.model_config["env_prefix"]
     assert start["type"] == "stdio"
     assert f'command: "{script}"' in start["commandFunction"]
-    assert f"{prefix}${{name.toUpperCase()}}" in start["commandFunction"]
+    assert f"{PREFIX}${{name.toUpperCase()}}" in start["commandFunction"]
     assert set(start["exampleConfig"]) <= set(start["configSchema"]["properties"])
 
 
