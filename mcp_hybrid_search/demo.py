@@ -73,8 +73,9 @@ async def _store(client: Client) -> None:
     answer = await client.call_tool("store-documents", {"documents": documents})
     stored = StoredDocuments.model_validate(_structured(answer))
     if stored.failed:
-        errors = dict.fromkeys(item.error for item in stored.results if item.error)
-        raise HybridSearchError(" ".join(errors))
+        raise HybridSearchError(
+            next(item.error for item in stored.results if item.error)
+        )
     typer.echo(f"{len(stored.results)} documents are stored.")
 
 

@@ -136,6 +136,21 @@ async def test_a_turn_is_not_passed_on_before_its_time(
     assert recorder.ended == ["long", "short"]
 
 
+async def test_others_pass_between_two_windows_of_a_batch(
+    engine: Engine, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", math.inf)
+    monkeypatch.setattr(storing, "WINDOW_CHUNKS", 1)
+    let_go = recorder.hold("one")
+    async with anyio.create_task_group() as group:
+        group.start_soon(engine.store_many, [new("one", "1"), new("two", "2")])
+        await waiting(engine._writer._turns, 1)
+        group.start_soon(engine.store, new("short", "short"))
+        await waiting(engine._writer._turns, 2)
+        let_go.set()
+    assert recorder.ended == ["one", "short", "two"]
+
+
 @pytest.mark.parametrize("cancelled", ["long", "short"])
 async def test_a_call_cancelled_out_of_its_turn_leaves_the_queue_at_once(
     engine: Engine, recorder: Recorder, cancelled: str
