@@ -401,6 +401,7 @@ async def test_an_engine_that_is_asked_to_leave_finishes_what_it_does(
     assert not (settings.data_dir / "engine.sock").exists()
 
 
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("settings", [0], indirect=True)
 async def test_an_engine_that_nobody_comes_to_leaves(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
