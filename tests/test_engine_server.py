@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -402,13 +401,13 @@ async def test_an_engine_that_is_asked_to_leave_finishes_what_it_does(
     assert not (settings.data_dir / "engine.sock").exists()
 
 
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("settings", [0], indirect=True)
-async def test_an_engine_leaves_after_its_last_client(
-    settings: Settings, serving: threading.Thread
+async def test_an_engine_that_nobody_comes_to_leaves(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(str(engine_socket.connected(settings.data_dir)))
-    await ended(serving)
+    monkeypatch.setattr(engine_server, "STARTING_SECONDS", 0.0)
+    await ended(request.getfixturevalue("serving"))
 
 
 @pytest.mark.parametrize("name", ["lock", "engine.sock"])

@@ -176,6 +176,24 @@ def belongs_to_another(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Path, "lstat", lstat)
 
 
+def test_a_disk_that_knows_no_sockets_is_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.chmod
+
+    def chmod(path: Path, mode: int) -> None:
+        if path.parent == root:
+            raise OSError(95, "Operation not supported")
+        real(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(root.parent / "run"))
+    with listen(root):
+        path = connected(root)
+    assert path is not None
+    assert path.parent == root.parent / "run" / OWN
+
+
 def test_with_nowhere_to_listen_the_way_out_is_told(deep: Path) -> None:
     (deep.parent / "tmp").mkdir()
     (deep.parent / "tmp" / OWN).symlink_to(deep)
