@@ -1,6 +1,6 @@
 """What an engine answers, as its client reads it; see `engine_protocol`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,15 +28,15 @@ class Answer:
         self._progress = progress
         self._waits = waits
         self.started = False
+        """Whether the engine was doing it when it ended."""
         self.last: tuple[str, str] | None = None
 
-    async def read(self, chunks: AsyncIterator[bytes]) -> None:
+    async def read(self, chunks: AsyncIterable[bytes]) -> None:
         """Read to the end; progress is told at once.
 
         Raises:
             StoreUnavailableError: If it makes no sense.
         """
-        self.started = not self._waits
         rest = bytearray()
         async for chunk in chunks:
             rest += chunk
@@ -46,6 +46,10 @@ class Answer:
                     await self._take(line)
         if self.last is None:
             raise _nonsense()
+
+    def break_off(self) -> None:
+        """Take note that the engine ended after it was asked."""
+        self.started = self.started or not self._waits
 
     async def _take(self, line: bytearray) -> None:
         word, _, value = line.decode(errors="replace").partition(" ")

@@ -39,7 +39,7 @@ class EngineGoneError(Exception):
 class _Session:
     """What was agreed with one engine, and the calls that it is busy with."""
 
-    http: "httpx2.AsyncClient"
+    http: "httpx2.AsyncHTTPTransport"
     instance: str
     calls: int = 0
 
@@ -91,32 +91,32 @@ class EngineConnection:
 
         # A suspect waits for its turn, and says when it has it.
         answer = Answer(progress, waits=attempt >= protocol.SUSPECT_ATTEMPTS)
-        headers = {
-            protocol.ATTEMPT_HEADER: str(attempt),
-            protocol.CLIENT_HEADER: self._introduction(),
-        }
+        headers = {protocol.ATTEMPT_HEADER: str(attempt), **self._introduction()}
+        path = f"/call/{operation.name}"
         async with self._connected(progress) as session:
             headers[protocol.INSTANCE_HEADER] = session.instance
-            asked = session.http.stream(
-                "POST", f"/call/{operation.name}", content=body, headers=headers
-            )
             try:
-                async with asked as response:
+                async with _asked(
+                    session.http, "POST", path, headers, body
+                ) as response:
                     if response.status_code == httpx2.codes.OK:
-                        await answer.read(response.aiter_raw())
+                        await answer.read(_chunks(response))
                     elif response.status_code != httpx2.codes.CONFLICT:
                         raise self._misunderstood(response.status_code)
             except (httpx2.ReadTimeout, httpx2.WriteTimeout):
                 raise self._stuck() from None
-            except httpx2.TransportError:
+            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.WriteError):
                 pass
+            except httpx2.TransportError:
+                answer.break_off()
             if answer.last is None:
                 self._forget(session)
                 raise EngineGoneError(died_of_it=answer.started)
         return outcome(operation, *answer.last)
 
-    def _introduction(self) -> str:
-        return protocol.CLIENT.dump_json(self._client, ensure_ascii=True).decode()
+    def _introduction(self) -> dict[str, str]:
+        told = protocol.CLIENT.dump_json(self._client, ensure_ascii=True)
+        return {protocol.CLIENT_HEADER: told.decode()}
 
     def _forget(self, session: _Session) -> None:
         if self._session is session:
@@ -135,6 +135,8 @@ class EngineConnection:
                 await _close(session.http)
 
     async def _agreed(self, progress: Progress | None) -> _Session:
+        if self._session is not None:
+            return self._session
         async with self._connecting:
             for _ in range(CONNECT_LIMIT):
                 self._session = self._session or await self._connect(progress)
@@ -147,7 +149,7 @@ class EngineConnection:
         """Greet the engine; None if it ends before it answers, or has to."""
         import httpx2  # noqa: PLC0415 - slow
 
-        http = _http_client(await self._running(progress))
+        http = _transport(await self._running(progress))
         session = None
         try:
             hello = await self._greeted(http)
@@ -158,7 +160,8 @@ class EngineConnection:
             if fit:
                 session = _Session(http, hello.instance)
             else:
-                await http.post("/finish")
+                async with _asked(http, "POST", "/finish", {}):
+                    pass
         except httpx2.ReadTimeout:
             raise self._stuck() from None
         except httpx2.TransportError:
@@ -168,13 +171,13 @@ class EngineConnection:
                 await _close(http)
         return session
 
-    async def _greeted(self, http: "httpx2.AsyncClient") -> Hello:
-        headers = {protocol.CLIENT_HEADER: self._introduction()}
-        async with http.stream("GET", "/hello", headers=headers) as response:
+    async def _greeted(self, http: "httpx2.AsyncHTTPTransport") -> Hello:
+        async with _asked(http, "GET", "/hello", self._introduction()) as response:
             # Whoever answers may close the connection after its answer.
             _check_peer(response)
+            told = b"".join([chunk async for chunk in _chunks(response)])
             with understood():
-                return protocol.HELLO.validate_json(await response.aread())
+                return protocol.HELLO.validate_json(told)
 
     async def _running(self, progress: Progress | None) -> Path:
         path = await anyio.to_thread.run_sync(
@@ -238,26 +241,56 @@ def fits(mine: Terms, engine: Hello, data_dir: Path) -> bool:
     return not different
 
 
-def _http_client(path: Path) -> "httpx2.AsyncClient":
+def _transport(path: Path) -> "httpx2.AsyncHTTPTransport":
     import httpx2  # noqa: PLC0415 - slow
 
-    return httpx2.AsyncClient(
+    # A client's cookies, redirects and so on would take a third of a call's time.
+    return httpx2.AsyncHTTPTransport(
+        uds=str(path),
         # Nothing is encrypted, so no certificates need to be loaded.
-        transport=httpx2.AsyncHTTPTransport(
-            uds=str(path),
-            verify=False,
-            # An open connection tells the engine that this client lives.
-            limits=httpx2.Limits(
-                max_connections=None, max_keepalive_connections=8, keepalive_expiry=None
-            ),
+        verify=False,
+        # An open connection tells the engine that this client lives.
+        limits=httpx2.Limits(
+            max_connections=None, max_keepalive_connections=8, keepalive_expiry=None
         ),
-        base_url="http://engine",
-        timeout=httpx2.Timeout(protocol.SILENCE_SECONDS, connect=5, pool=None),
-        trust_env=False,
     )
 
 
-async def _close(http: "httpx2.AsyncClient") -> None:
+@asynccontextmanager
+async def _asked(
+    http: "httpx2.AsyncHTTPTransport",
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes = b"",
+) -> "AsyncIterator[httpx2.Response]":
+    import httpx2  # noqa: PLC0415 - slow
+
+    timeout = httpx2.Timeout(protocol.SILENCE_SECONDS, connect=5, pool=None)
+    request = httpx2.Request(
+        method,
+        f"http://engine{path}",
+        headers=headers,
+        content=body,
+        extensions={"timeout": timeout.as_dict()},
+    )
+    response = await http.handle_async_request(request)
+    try:
+        yield response
+    finally:
+        await response.aclose()
+
+
+def _chunks(response: "httpx2.Response") -> "httpx2.AsyncByteStream":
+    import httpx2  # noqa: PLC0415 - slow
+
+    if not isinstance(response.stream, httpx2.AsyncByteStream):
+        msg = "An asynchronous transport answers asynchronously."
+        raise TypeError(msg)
+    return response.stream
+
+
+async def _close(http: "httpx2.AsyncHTTPTransport") -> None:
     with anyio.CancelScope(shield=True):
         await http.aclose()
 

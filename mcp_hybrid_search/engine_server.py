@@ -95,18 +95,22 @@ class _Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         del scope
+        start = {"type": "http.response.start", "status": 200, "headers": []}
+        unsent = [start]
 
-        async def tell(line: bytes) -> None:
-            await send({"type": "http.response.body", "body": line, "more_body": True})
+        async def tell(line: bytes, *, more: bool = True) -> None:
+            # With the first line: the client need not wake up twice.
+            while unsent:
+                await send(unsent.pop())
+            await send({"type": "http.response.body", "body": line, "more_body": more})
 
-        await send({"type": "http.response.start", "status": 200, "headers": []})
         last = b""
         async with anyio.create_task_group() as group:
             group.start_soon(_tell_alive, tell)
             group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
             last = await self._last_line(tell)
             group.cancel_scope.cancel()
-        await send({"type": "http.response.body", "body": last})
+        await tell(last, more=False)
 
 
 async def _tell_alive(tell: Tell) -> None:

@@ -21,7 +21,7 @@ from mcp_hybrid_search import engine_socket, engine_starting
 from mcp_hybrid_search.documents import CollectionInfo, NewDocument, Stored
 from mcp_hybrid_search.engine import Progress
 from mcp_hybrid_search.engine_client import EngineClient
-from mcp_hybrid_search.engine_connection import EngineConnection, _http_client
+from mcp_hybrid_search.engine_connection import EngineConnection
 from mcp_hybrid_search.errors import ConflictError, StoreUnavailableError
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.directory import DataDirectory
@@ -170,8 +170,16 @@ async def http(
     del serving
     path = engine_socket.connected(settings.data_dir)
     assert path is not None
-    async with _http_client(path) as http:
+    async with client_at(path) as http:
         yield http
+
+
+def client_at(path: Path) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
+        transport=httpx2.AsyncHTTPTransport(uds=str(path), verify=False),
+        base_url="http://engine",
+        timeout=PATIENCE_SECONDS,
+    )
 
 
 async def happened(event: threading.Event) -> None:
@@ -301,7 +309,7 @@ async def test_the_state_is_told_from_loading_over_failing_to_ready(
     path = engine_socket.connected(settings.data_dir)
     assert path is not None
     client = EngineClient(settings)
-    async with _http_client(path) as http:
+    async with client_at(path) as http:
         loading = await status(http)
         assert (loading.state, loading.documents, loading.chunks) == ("loading", 0, 0)
         opener.may_open.set()
@@ -359,8 +367,7 @@ async def test_clients_are_told_apart_and_counted(
     async with anyio.create_task_group() as group:
         for _ in range(3):
             group.start_soon(client.collections)
-    own = {protocol.CLIENT_HEADER: other._introduction()}
-    greeted = await http.get("/hello", headers=own)
+    greeted = await http.get("/hello", headers=other._introduction())
     assert protocol.HELLO.validate_json(greeted.content).clients == 1
     names = [each.name for each in (await status(http)).clients]
     assert sorted(names) == ["an assistant", "another"]
