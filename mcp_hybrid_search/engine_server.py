@@ -95,22 +95,27 @@ class _Answer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         del scope
-        start = {"type": "http.response.start", "status": 200, "headers": []}
-        unsent = [start]
+        begun = ended = False
 
-        async def tell(line: bytes, *, more: bool = True) -> None:
-            # With the first line: the client need not wake up twice.
-            while unsent:
-                await send(unsent.pop())
-            await send({"type": "http.response.body", "body": line, "more_body": more})
+        async def tell(line: bytes, *, last: bool = False) -> None:
+            nonlocal begun, ended
+            if ended:
+                return
+            ended = last
+            if not begun:
+                # With the first line, so that the client need not wake up twice.
+                begun = True
+                await send(
+                    {"type": "http.response.start", "status": 200, "headers": []}
+                )
+            body = {"type": "http.response.body", "body": line, "more_body": not last}
+            await send(body)
 
-        last = b""
         async with anyio.create_task_group() as group:
             group.start_soon(_tell_alive, tell)
             group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
-            last = await self._last_line(tell)
+            await tell(await self._last_line(tell), last=True)
             group.cancel_scope.cancel()
-        await tell(last, more=False)
 
 
 async def _tell_alive(tell: Tell) -> None:
@@ -159,6 +164,7 @@ class EngineServer:
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
