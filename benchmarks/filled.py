@@ -1,6 +1,7 @@
 """Closed stores of any size, each made once and copied for whoever needs one."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import anyio
 
@@ -11,6 +12,7 @@ from benchmarks.replay import NoisyEncoders, replaying
 from benchmarks.report import say
 from benchmarks.searching import copied
 from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.stores.optimizing import Slices
 
 BASE_CHUNKS = 400
 """Really encoded; what is beyond them are variations of these."""
@@ -31,17 +33,20 @@ class Filled:
         self._cache = cache
         self._data = data
 
-    def copy(self, chunks: int, name: str) -> Settings:
+    def copy(self, chunks: int, name: str, *, optimized: bool = True) -> Settings:
         """Return the settings of a new store `name` with about so many chunks.
 
         Without any, it is yet to be made.
         """
         if not chunks:
             return shared_settings(self._work / name)
-        settings = shared_settings(self._work / f"filled-{chunks}")
+        kind = "filled" if optimized else "plain"
+        settings = shared_settings(self._work / f"{kind}-{chunks}")
         if not settings.data_dir.exists():
             say(f"filling a store with {chunks:,} chunks")
-            self._fill(settings, chunks)
+            due = Slices.due if optimized else lambda _: False
+            with patch.object(Slices, "due", due):
+                self._fill(settings, chunks)
         return copied(settings, name)
 
     def _fill(self, settings: Settings, chunks: int) -> None:

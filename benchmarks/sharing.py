@@ -126,7 +126,7 @@ class SharingRun:
 
     def _ping(self) -> Section:
         plan = self._plan
-        settings = self._filled.copy(plan.ping_chunks, "pinged")
+        settings = self._filled.copy(plan.ping_chunks, "pinged", optimized=False)
         return ping_section(
             settings, self._queries, seconds=plan.ping_seconds, chunks=plan.ping_chunks
         )

@@ -56,6 +56,8 @@ class Engine:
         settings: Settings,
         encoders: Encoders | None = None,
         directory: DataDirectory | None = None,
+        *,
+        first_notices: tuple[str, ...] = (),
     ) -> None:
         """Load the models and open the data directory; blocks for seconds.
 
@@ -65,6 +67,7 @@ class Engine:
                 engine.
             directory: Already locked, by who will release it; else the one that
                 the settings name is locked, and released by `close`.
+            first_notices: What the first search tells besides.
 
         Raises:
             HybridSearchError: If the directory cannot be used.
@@ -88,7 +91,9 @@ class Engine:
             opened.callback(self._store.close)
             self._opened = opened.pop_all()
         self._writer = DocumentWriter(self._store, self._encoders, settings)
-        self._searcher = Searcher(self._store, self._encoders, settings)
+        self._searcher = Searcher(
+            self._store, self._encoders, settings, first_notices=first_notices
+        )
         self._store.maintain(self._writer.encode_again)
         self._stores = anyio.CapacityLimiter(CONCURRENT_STORES)
         self._searches = anyio.CapacityLimiter(CONCURRENT_SEARCHES)

@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
@@ -282,8 +283,12 @@ class EngineServer:
                 return await self._result(operation, arguments, tell)
         except HybridSearchError as exc:
             return protocol.line(protocol.FAILED, asdict(protocol.failure(exc)))
-        except Exception as exc:
-            log.exception("A call of %s met a bug.", operation.name)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the client is told
+            # Not its text, which may be somebody's.
+            where = "".join(traceback.format_tb(exc.__traceback__))
+            log.error(  # noqa: TRY400
+                "A call of %s met %s:\n%s", operation.name, type(exc).__name__, where
+            )
             return protocol.line(protocol.FAILED, asdict(protocol.failure(exc)))
 
     async def _result(

@@ -33,11 +33,16 @@ class Opening:
     """Opens an engine once; after a failure, the next call tries again."""
 
     def __init__(
-        self, settings: Settings, directory: "DataDirectory | None" = None
+        self,
+        settings: Settings,
+        directory: "DataDirectory | None" = None,
+        *,
+        first_notices: tuple[str, ...] = (),
     ) -> None:
         """Open nothing yet; the arguments are those of `Engine`."""
         self._settings = settings
         self._directory = directory
+        self._first_notices = first_notices
         self._lock = threading.Lock()
         self._future: Future[Engine] | None = None
 
@@ -58,7 +63,11 @@ class Opening:
         try:
             from mcp_hybrid_search.engine import Engine  # noqa: PLC0415 - slow
 
-            engine = Engine(self._settings, directory=self._directory)
+            engine = Engine(
+                self._settings,
+                directory=self._directory,
+                first_notices=self._first_notices,
+            )
         except BaseException as exc:  # noqa: BLE001 - handed to whoever waits
             future.set_exception(exc)
         else:
@@ -110,5 +119,5 @@ def opener(settings: Settings) -> "Opening | EngineClient":
         return Opening(settings)
     if not sockets_exist():
         log.warning(NO_SOCKETS)
-        return Opening(settings)
+        return Opening(settings, first_notices=(NO_SOCKETS,))
     return EngineClient(settings)

@@ -31,11 +31,17 @@ class Searcher:
     """Answers searches over one store."""
 
     def __init__(
-        self, store: EmbeddedStore, encoders: Encoders, settings: Settings
+        self,
+        store: EmbeddedStore,
+        encoders: Encoders,
+        settings: Settings,
+        *,
+        first_notices: tuple[str, ...] = (),
     ) -> None:
         self._store = store
         self._encoders = encoders
         self._settings = settings
+        self._first_notices = first_notices
 
     def search(self, request: SearchRequest) -> SearchResult:
         """Find passages by meaning, words and tokens; best first.
@@ -58,7 +64,12 @@ class Searcher:
         hits, index_seconds, complete = self._hits(collection, request, query, filter_)
         if request.explain:
             hits = [self._explained(hit, request.query) for hit in hits]
-        notices = (*missing, *self._notices(collection, request, found=bool(hits)))
+        first, self._first_notices = self._first_notices, ()
+        notices = (
+            *first,
+            *missing,
+            *self._notices(collection, request, found=bool(hits)),
+        )
         if not complete:
             notices = (*notices, NOT_COMPLETE)
         ended = time.perf_counter()

@@ -412,6 +412,16 @@ async def test_what_a_killed_engine_left_behind_stops_nobody(given: Given) -> No
         assert await text_of(client, "whale") == WHALE.text
 
 
+def test_telling_who_has_the_directory_writes_through_no_link(
+    given: Given, tmp_path: Path, open_engine: Callable[..., Engine]
+) -> None:
+    (tmp_path / "precious").write_text("mine")
+    given().data_dir.mkdir(mode=0o700)
+    (given().data_dir / "owner").symlink_to(tmp_path / "precious")
+    open_engine().close()
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
 async def test_another_users_directory_is_refused(given: Given) -> None:
     if os.geteuid() != 0:
         pytest.skip("giving a directory away takes root")

@@ -5,8 +5,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mcp_hybrid_search import engine_socket
+from mcp_hybrid_search.documents import NewDocument, SearchRequest
+from mcp_hybrid_search.engine_client import EngineClient
 from mcp_hybrid_search.errors import StoreUnavailableError
-from mcp_hybrid_search.opening import Opening
+from mcp_hybrid_search.opening import NO_SOCKETS, Opening, opener
 from mcp_hybrid_search.settings import load_settings
 
 pytestmark = pytest.mark.anyio
@@ -55,3 +58,25 @@ async def test_waiting_tells_that_the_models_are_loading(tmp_path: Path) -> None
 def test_closing_what_was_never_opened_does_nothing(tmp_path: Path) -> None:
     Opening(load_settings(data_dir=tmp_path / "data")).close()
     assert not (tmp_path / "data").exists()
+
+
+async def test_without_sockets_the_engine_is_opened_here_and_the_first_search_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_socket, "sockets_exist", lambda: False)
+    opening = opener(load_settings(data_dir=tmp_path / "data", min_free_bytes=0))
+    assert isinstance(opening, Opening)
+    engine = await opening.engine()
+    await engine.store(NewDocument("A whale.", "documents", "default"))
+    request = SearchRequest("whale", "documents", "default")
+    assert (await engine.search(request)).notices == (NO_SOCKETS,)
+    assert (await engine.search(request)).notices == ()
+    await opening.aclose()
+
+
+def test_the_engine_is_shared_unless_somebody_wants_it_here(tmp_path: Path) -> None:
+    if engine_socket.sockets_exist():
+        assert isinstance(opener(load_settings(data_dir=tmp_path)), EngineClient)
+    alone = opener(load_settings(data_dir=tmp_path, in_process=True))
+    assert isinstance(alone, Opening)
+    assert alone.state() == "loading"

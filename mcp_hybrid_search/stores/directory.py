@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 
@@ -69,8 +70,8 @@ class DataDirectory:
         )
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         # A full disk must not keep anyone from searching.
-        with suppress(OSError):
-            (root / "owner").write_text(f"{who}, since {started}")
+        with suppress(OSError), _own_file(root / "owner") as file:
+            file.write(f"{who}, since {started}")
 
     def release(self) -> None:
         """Give the directory back."""
@@ -88,8 +89,9 @@ class DataDirectory:
             same = False
         if not same:
             msg = (
-                f"{self.root} was removed or replaced while it was in use. What is"
-                " there now is opened by the next call."
+                f"{self.root} was removed or replaced while it was in use; nothing was"
+                " done. Call again to use what is there now; if that does not help,"
+                " restart this program."
             )
             raise StoreUnavailableError(msg)
 
@@ -131,6 +133,12 @@ class DataDirectory:
         except OSError as exc:
             msg = f"{self.root} cannot be used: {exc.strerror}."
             raise StoreUnavailableError(msg) from exc
+
+
+def _own_file(path: Path) -> TextIO:
+    """Open a file for writing, but not what a link in its place leads to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
 
 
 def _in_use(root: Path) -> str:
