@@ -17,7 +17,7 @@ DOORS = {
     "qdrant_edge": {"edge", "edge_filters"},
     "sqlite3": {"doctor", "ledger_file"},
     "filelock": {"directory", "doctor", "engine_starting", "engine_control"},
-    "httpx2": {"engine_connection", "engine_control", "engine_client"},
+    "httpx2": {"engine_connection", "engine_control"},
     "uvicorn": {"engine_server"},
     "starlette": {"engine_server"},
     "packaging": {"engine_connection", "engine_answer"},
