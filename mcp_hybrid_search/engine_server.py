@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,11 +20,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_hybrid_search import __version__, engine_socket
 from mcp_hybrid_search import engine_protocol as protocol
+from mcp_hybrid_search.engine_answering import LineByLine, Tell
 from mcp_hybrid_search.engine_protocol import Operation
 from mcp_hybrid_search.engine_socket import Listening
 from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
@@ -42,8 +41,6 @@ KEEP_ALIVE_SECONDS = 30 * 24 * 3600
 DIRECTORY_GONE = "the data directory was removed or replaced"
 
 log = logging.getLogger(__name__)
-
-Tell = Callable[[bytes], Awaitable[None]]
 
 
 def serve(
@@ -84,51 +81,6 @@ class _Connection(H11Protocol):
         if not engine_socket.is_own(transport.get_extra_info("socket")):
             log.warning("A connection of another user was dropped.")
             transport.abort()
-
-
-class _Answer(Response):
-    """Lines until the last one is known; the client's going away cancels it."""
-
-    def __init__(self, last_line: Callable[[Tell], Awaitable[bytes]]) -> None:
-        super().__init__()
-        self._last_line = last_line
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
-        del scope
-        begun = ended = False
-
-        async def tell(line: bytes, *, last: bool = False) -> None:
-            nonlocal begun, ended
-            if ended:
-                return
-            ended = last
-            if not begun:
-                # With the first line, so that the client need not wake up twice.
-                begun = True
-                await send(
-                    {"type": "http.response.start", "status": 200, "headers": []}
-                )
-            body = {"type": "http.response.body", "body": line, "more_body": not last}
-            await send(body)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(_tell_alive, tell)
-            group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
-            await tell(await self._last_line(tell), last=True)
-            group.cancel_scope.cancel()
-
-
-async def _tell_alive(tell: Tell) -> None:
-    while True:
-        await anyio.sleep(protocol.ALIVE_SECONDS)
-        await tell(protocol.line(protocol.ALIVE))
-
-
-async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 class EngineServer:
@@ -265,13 +217,13 @@ class EngineServer:
             return Response(status_code=400)
         attempt = int(request.headers.get(protocol.ATTEMPT_HEADER, "0"))
         suspect = attempt >= protocol.SUSPECT_ATTEMPTS
-        return _Answer(partial(self._last_line, operation, arguments, suspect))
+        return LineByLine(partial(self._last_line, operation, arguments, suspect))
 
     async def _last_line(
         self,
         operation: Operation,
         arguments: dict[str, Any],
-        suspect: bool,  # noqa: FBT001 - called by `_Answer`
+        suspect: bool,  # noqa: FBT001 - called by `LineByLine`
         tell: Tell,
     ) -> bytes:
         try:

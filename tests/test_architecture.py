@@ -19,7 +19,7 @@ DOORS = {
     "filelock": {"directory", "doctor", "engine_starting", "engine_control"},
     "httpx2": {"engine_connection", "engine_control"},
     "uvicorn": {"engine_server"},
-    "starlette": {"engine_server"},
+    "starlette": {"engine_answering", "engine_server"},
     "packaging": {"engine_connection", "engine_answer"},
     "semantic_text_splitter": {"chunking"},
     "mcp": {"server", "stdio", "jsonrpc", "demo"},
