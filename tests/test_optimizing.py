@@ -345,6 +345,18 @@ async def test_slices_come_when_idle_and_hide_nothing(open_engine: OpenEngine) -
     assert not engine._store._ledger.unindexed(collection)
 
 
+async def test_a_slice_that_was_left_over_comes_without_a_write(
+    open_engine: OpenEngine, request: pytest.FixtureRequest
+) -> None:
+    engine = open_engine()
+    await fill(engine)
+    engine.close()
+    request.getfixturevalue("hasty")
+    engine = open_engine()
+    assert await everything_is_found(engine)
+    await optimised(engine)
+
+
 @pytest.mark.usefixtures("hasty")
 async def test_a_failure_is_told_in_the_log_and_not_repeated(
     open_engine: OpenEngine,

@@ -134,7 +134,8 @@ class Indexes:
                 self._open[collection.key] = opened
                 if opened.pending:
                     self._complete.clear()
-                    self._work.set()
+                # There may be something to repair, to optimise, to bring to the disk.
+                self._work.set()
             return opened
 
     def changed(self, opened: OpenIndex) -> None:
