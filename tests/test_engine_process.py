@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 from typer.testing import CliRunner
 
-from mcp_hybrid_search import engine_control, engine_starting
+from mcp_hybrid_search import engine_control, engine_socket, engine_starting
 from mcp_hybrid_search.commands import app
 from mcp_hybrid_search.documents import NewDocument, SearchRequest
 from mcp_hybrid_search.engine import Engine
@@ -394,7 +394,9 @@ async def test_without_its_socket_an_engine_leaves_and_another_one_is_started(
     async with client_of(given()) as client:
         await client.store(WHALE)
         first = await status(given())
-        (given().data_dir / "engine.sock").unlink()
+        path = engine_socket.connected(given().data_dir)
+        assert path is not None
+        path.unlink()
         async with client_of(given()) as other:
             assert await text_of(other, "whale") == WHALE.text
         assert await text_of(client, "whale") == WHALE.text
@@ -407,7 +409,7 @@ async def test_what_a_killed_engine_left_behind_stops_nobody(given: Given) -> No
         await client.store(WHALE)
     os.kill((await status(given())).pid, signal.SIGKILL)
     left = {path.name for path in given().data_dir.iterdir()}
-    assert {"lock", "owner", "starting", "engine.sock"} <= left
+    assert {"lock", "owner", "starting"} <= left
     async with client_of(given()) as client:
         assert await text_of(client, "whale") == WHALE.text
 
