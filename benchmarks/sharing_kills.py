@@ -226,4 +226,4 @@ def kills_section(
             campaign.kill(early=done % EARLY_EVERY == 0)
             say(f"kill {done} of {kills}: {campaign.kills.everyone[-1]:.2f} s")
     title = f"SIGKILL of the engine under {CLIENTS} clients, {chunks:,} chunks"
-    return Section(title, campaign.rows(), NOTE), campaign.problems()
+    return Section(title, campaign.rows(), f"{NOTE}. Seed {seed}"), campaign.problems()
