@@ -165,6 +165,14 @@ class EngineServer:
             self._listening.retire()
             self._server.should_exit = True
 
+    def _leaves(self) -> bool:
+        """Return whether this is the end; it may have begun by a signal."""
+        if self._server is not None and not self._server.should_exit:
+            return False
+        # Else the client would come back to us, and not find the next engine.
+        self._listening.retire()
+        return True
+
     # Routes
 
     async def _hello(self, request: Request) -> Response:
@@ -208,8 +216,7 @@ class EngineServer:
         if operation is None:
             return Response(status_code=404)
         meant = request.headers.get(protocol.INSTANCE_HEADER) == self._instance
-        leaving = self._server is None or self._server.should_exit
-        if leaving or not meant:
+        if self._leaves() or not meant:
             return Response(status_code=409)
         try:
             arguments = operation.arguments.validate_json(await request.body())

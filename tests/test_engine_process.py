@@ -252,6 +252,18 @@ async def test_asked_to_leave_it_answers_what_it_is_busy_with(given: Given) -> N
         assert (await status(given())).pid != first.pid
 
 
+async def test_a_call_right_after_the_signal_to_end_has_the_next_engine(
+    given: Given,
+) -> None:
+    async with client_of(given()) as client:
+        for _ in range(4):
+            assert await client.collections() == []
+            os.kill((await status(given())).pid, signal.SIGTERM)
+            # Before, at and after the moment at which the signal is noticed.
+            for _ in range(10):
+                assert await client.collections() == []
+
+
 # What becomes of those who started it
 
 
