@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mcp_hybrid_search.errors import HybridSearchError
+
 IfExists = Literal["replace", "skip", "error"]
 Status = Literal["created", "replaced", "unchanged", "skipped"]
 
@@ -83,6 +85,10 @@ class Stored:
     status: Status
     chunks: int
     notices: tuple[str, ...] = ()
+
+
+Outcome = Stored | HybridSearchError
+"""What became of one document of several; an error stands for it alone."""
 
 
 @dataclass(frozen=True, slots=True)

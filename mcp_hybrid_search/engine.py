@@ -20,6 +20,7 @@ from mcp_hybrid_search.documents import (
     Document,
     DocumentText,
     NewDocument,
+    Outcome,
     SearchRequest,
     SearchResult,
     Stored,
@@ -34,7 +35,7 @@ from mcp_hybrid_search.searching import Searcher
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
-from mcp_hybrid_search.storing import DocumentWriter, Outcome
+from mcp_hybrid_search.storing import DocumentWriter
 from mcp_hybrid_search.turns import Work
 from mcp_hybrid_search.validation import check_place
 

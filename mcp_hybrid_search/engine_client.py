@@ -17,6 +17,7 @@ from mcp_hybrid_search.documents import (
     CollectionInfo,
     DocumentText,
     NewDocument,
+    Outcome,
     SearchRequest,
     SearchResult,
     Stored,
@@ -32,8 +33,6 @@ from mcp_hybrid_search.errors import (
 from mcp_hybrid_search.filters import parse_filter
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.validation import check_document, check_place, check_search
-
-Outcome = Stored | HybridSearchError
 
 CRASH_LIMIT = 3
 CRASH_SECONDS = 60.0

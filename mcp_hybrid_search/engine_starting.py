@@ -99,7 +99,13 @@ def _spawned(settings: Settings) -> str:
         os.close(log)
         os.close(writing)
     with os.fdopen(reading, encoding="utf-8", errors="replace") as report:
-        select.select([report], [], [], START_SECONDS)
+        said, _, _ = select.select([report], [], [], START_SECONDS)
+        if not said:
+            return (
+                f"The engine of {settings.data_dir} said nothing for"
+                f" {START_SECONDS:.0f} s while it started. Stop it with"
+                " `mcp-hybrid-search stop`, then retry."
+            )
         return report.read()
 
 

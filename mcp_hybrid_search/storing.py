@@ -15,6 +15,7 @@ from mcp_hybrid_search.documents import (
     Chunk,
     Document,
     NewDocument,
+    Outcome,
     Status,
     Stored,
     derived_id,
@@ -37,8 +38,6 @@ WINDOW_CHUNKS = 64
 LARGE_CHUNKS = 2 * WINDOW_CHUNKS
 """Windows of more chunks, of large documents, are encoded one after another: their
 vectors are in memory until all are there."""
-
-Outcome = Stored | HybridSearchError
 
 _LONG_TITLE = (
     "The title is long: all of it is kept, but only its beginning helps to find the"
