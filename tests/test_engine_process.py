@@ -495,6 +495,29 @@ async def test_an_engine_that_is_killed_while_it_starts_is_started_again(
     assert len(killed) == 2
 
 
+async def test_an_engine_that_is_stuck_while_it_starts_is_not_waited_for(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    class Stuck:
+        """A process that keeps the pipe and says nothing."""
+
+        def __init__(self, *_: object, pass_fds: list[int], **_more: object) -> None:
+            held.extend(map(os.dup, pass_fds))
+
+        def wait(self) -> None:
+            """Be detached already."""
+
+    monkeypatch.setattr(subprocess, "Popen", Stuck)
+    monkeypatch.setattr(engine_starting, "START_SECONDS", 0.1)
+    async with client_of(given()) as client:
+        with pytest.raises(StoreUnavailableError, match="said nothing for"):
+            await client.collections()
+    for descriptor in held:
+        os.close(descriptor)
+
+
 async def test_the_log_has_no_stored_text_and_does_not_grow_for_ever(
     given: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
