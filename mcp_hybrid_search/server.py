@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_hybrid_search import __version__, results
 from mcp_hybrid_search.arguments import explained, unknown_arguments, without_nulls
+from mcp_hybrid_search.calls import Calls, Observer
 from mcp_hybrid_search.documents import IfExists, NewDocument, SearchRequest
 from mcp_hybrid_search.errors import HybridSearchError, InvalidInputError
 from mcp_hybrid_search.filters import FILTER_SCHEMA
@@ -145,8 +146,23 @@ class HybridSearchServer(MCPServer[None]):
         return arguments
 
 
-def create_server(opening: Opener, settings: Settings) -> HybridSearchServer:
-    """Build the server; the engine is opened after the first message."""
+def create_server(
+    opening: Opener,
+    settings: Settings,
+    *,
+    calls: Calls | None = None,
+    observer: Observer | None = None,
+) -> HybridSearchServer:
+    """Build the server; the engine is opened after the first message.
+
+    Args:
+        opening: Reaches the engine.
+        settings: Read once.
+        calls: The places for calls, if others must know of them.
+        observer: Is told what became of each call.
+    """
+
+    del calls, observer
 
     async def open_after_handshake(
         ctx: ServerRequestContext[Any, Any], call_next: CallNext

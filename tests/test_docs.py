@@ -19,7 +19,7 @@ def test_the_readme_lists_every_setting_with_its_default_and_no_other() -> None:
     expected = {}
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = "not set" if default is None else f"`{default!s}`"
+        shown = "not set" if default in {None, ""} else f"`{default!s}`"
         if isinstance(default, bool):
             shown = f"`{str(default).lower()}`"
         expected[PREFIX + name.upper()] = shown
