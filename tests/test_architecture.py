@@ -29,9 +29,9 @@ DOORS = {
 }
 
 PURE = {
-    "arguments", "chunking", "documents", "errors", "filter_operators",
-    "filter_values", "filters", "pooling", "ranking", "results", "stopwords",
-    "validation",
+    "arguments", "chunking", "documents", "errors", "filter_matching",
+    "filter_operators", "filter_values", "filters", "listing", "merging", "pooling",
+    "ranking", "results", "stopwords", "validation",
 }  # fmt: skip
 
 
