@@ -16,6 +16,7 @@ import typer
 from mcp_hybrid_search import __version__, engine_control, results
 from mcp_hybrid_search.adding import AddedFile, Adding
 from mcp_hybrid_search.cli import serve_stdio
+from mcp_hybrid_search.client_configs import ClientName
 from mcp_hybrid_search.documents import SearchRequest
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.opening import opener
@@ -379,6 +380,48 @@ def doctor(*, as_json: AsJson = False) -> None:
         print_checks(checks)
     if not healthy:
         raise typer.Exit(1)
+
+
+@app.command()
+def setup(
+    client_name: Annotated[ClientName, typer.Argument(metavar="CLIENT")],
+    *,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A setting; may be repeated."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="The server's name in the client.")
+    ] = "hybrid-search",
+    project: Annotated[
+        bool, typer.Option("--project", help="For the project in this directory.")
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take the server out again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the change, write nothing.")
+    ] = False,
+    print_: Annotated[
+        bool, typer.Option("--print", help="Print what to paste, write nothing.")
+    ] = False,
+) -> None:
+    """Add this server to a client's configuration; CLIENT is one of these.
+
+    claude-desktop, claude-code, cursor, vscode, windsurf, zed. Everything else in
+    the file stays as it is, and a copy of the old file is kept beside it.
+    """
+    from mcp_hybrid_search import setup as client  # noqa: PLC0415 - seldom needed
+
+    with _told():
+        if print_:
+            client.print_snippet(client_name, name, env or [])
+        elif remove:
+            client.take_out(client_name, name, project=project, dry_run=dry_run)
+        else:
+            client.set_up(
+                client_name, name, env or [], project=project, dry_run=dry_run
+            )
 
 
 @app.command()
