@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx2
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -62,34 +64,35 @@ def server_environment(data_dir: Path) -> dict[str, str]:
 
 @contextmanager
 def http_server(environment: dict[str, str]) -> Iterator[str]:
-    """Serve over both HTTP transports; yield the base URL once it answers."""
+    """Serve over both HTTP transports; yield the base URL once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.http_fixture_server", "--port", str(port)],
+        [*STDIO_COMMAND, "serve", "--transport", "http", "--port", str(port)],
         env=environment,
-        cwd=ROOT,
     )
+    url = f"http://127.0.0.1:{port}"
     try:
-        _wait_for_port(port, process)
-        yield f"http://127.0.0.1:{port}"
+        _wait_until_ready(f"{url}/readyz", process)
+        yield url
     finally:
         process.terminate()
-        process.wait(DEADLINE_SECONDS)
+        assert process.wait(DEADLINE_SECONDS) == 0
 
 
-def _wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> None:
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, "the server ended while it started"
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
+            status = httpx2.get(url).status_code
+        except httpx2.TransportError:
+            status = None
+        if status == HTTPStatus.OK:
             return
-    pytest.fail(f"nothing listens on port {port}")
+        time.sleep(0.05)
+    pytest.fail(f"{url} was never ready")
 
 
 class TypeScriptClient:

@@ -81,7 +81,6 @@ def base_url(environment: dict[str, str]) -> Iterator[str]:
     params=[
         f"{sdk}/{transport}"
         for sdk in (f"v1/{LEGACY}", f"v2/{LEGACY}", f"v2/{STATELESS}")
-        # HTTP first: its server keeps the engine that the others then find.
         for transport in ("streamable-http", "sse", "stdio")
     ],
 )

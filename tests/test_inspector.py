@@ -36,7 +36,6 @@ def base_url(environment: dict[str, str]) -> Iterator[str]:
         yield url
 
 
-# HTTP first: its server keeps the engine that the others then find.
 @pytest.fixture(
     params=["legacy/http", "legacy/sse", "legacy/stdio", "modern/http", "modern/stdio"]
 )
