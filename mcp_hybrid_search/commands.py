@@ -4,8 +4,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -18,7 +17,6 @@ from mcp_hybrid_search.adding import AddedFile, Adding
 from mcp_hybrid_search.cli import serve_stdio
 from mcp_hybrid_search.client_configs import ClientName
 from mcp_hybrid_search.documents import SearchRequest
-from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.opening import opener
 from mcp_hybrid_search.settings import PREFIX, Settings, load_settings
 from mcp_hybrid_search.tables import (
@@ -28,12 +26,19 @@ from mcp_hybrid_search.tables import (
     print_hits,
     print_status,
 )
-from mcp_hybrid_search.terminal import Bar, print_json, print_text, say, visible
+from mcp_hybrid_search.terminal import (
+    DISTRIBUTION,
+    Bar,
+    print_json,
+    print_text,
+    say,
+    visible,
+)
+from mcp_hybrid_search.terminal import told as _told
+from mcp_hybrid_search.token_commands import app as token_app
 
 if TYPE_CHECKING:
     from mcp_hybrid_search.opening import AnyEngine
-
-DISTRIBUTION = "mcp-hybrid-search"
 
 T = TypeVar("T")
 
@@ -61,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(token_app, name="token")
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -454,13 +460,3 @@ async def _worked(work: Work[T], settings: Settings) -> T:
         return await work(await opening.engine(), settings)
     finally:
         await opening.aclose()
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Let a foreseen failure end the command as one line."""
-    try:
-        yield
-    except HybridSearchError as exc:
-        say(f"{DISTRIBUTION}: {' '.join(str(exc).split())}")
-        raise typer.Exit(1) from None
