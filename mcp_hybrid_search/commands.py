@@ -1,7 +1,6 @@
 """The command line beside the server; imported only when a command is named."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from mcp_hybrid_search.adding import AddedFile, Adding
 from mcp_hybrid_search.cli import serve_stdio
 from mcp_hybrid_search.client_configs import ClientName
 from mcp_hybrid_search.documents import SearchRequest
+from mcp_hybrid_search.logs import log_to_stderr
 from mcp_hybrid_search.opening import opener
 from mcp_hybrid_search.settings import PREFIX, Settings, load_settings
 from mcp_hybrid_search.tables import (
@@ -360,7 +360,7 @@ def serve(
         settings = load_settings(
             **{name: value for name, value in given.items() if value is not None}
         )
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        log_to_stderr(settings.log_level)
         if transport == "stdio":
             serve_stdio(settings)
         else:
@@ -446,7 +446,7 @@ def _run(work: Work[T], bar: Bar | None = None) -> T:
     """Do `work` with the engine, which is started if need be."""
     with _told():
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        log_to_stderr(settings.log_level)
         try:
             return anyio.run(_worked, work, settings)
         finally:
