@@ -4,6 +4,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NODE := $(VENV)/.node
+NODE_PACKAGES := tests/node/node_modules/.ready
 UV_VERSION := 0.13.9
 MCPB_VERSION := 2.1.2
 
@@ -12,12 +14,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; exit; }; done; echo python3)
 
-.PHONY: help demo test lint bench-quality bench-speed bench-sharing crash constraints wheel packages bundle image-steps clean
+.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing crash constraints wheel packages bundle image-steps clean
 
 help:
 	@echo "make demo           what reranking changes, with the real server"
 	@echo "make test           lint, types, and all tests with their coverage"
 	@echo "make lint           ruff and mypy"
+	@echo "make foreign        install the clients that were not written here"
+	@echo "make conformance    the MCP conformance suite against the HTTP server"
 	@echo "make bench-quality  how good the rankings are (DATA=a BEIR directory)"
 	@echo "make bench-speed    how fast storing and searching are"
 	@echo "make bench-sharing  what several servers on one directory cost (PARTS=a,b,c)"
@@ -42,13 +46,30 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)
 	@$(BIN)/mcp-hybrid-search demo
 
-test: lint
-	$(BIN)/python -m pytest --cov=mcp_hybrid_search --cov-branch --cov-report=term-missing:skip-covered
+# What is installed for a test is there, or the test fails: none is skipped for it.
+test: lint foreign
+	FOREIGN_CLIENTS=required $(BIN)/python -m pytest --cov=mcp_hybrid_search --cov-branch --cov-report=term-missing:skip-covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+foreign: $(NODE_PACKAGES)
+
+conformance: $(NODE_PACKAGES)
+	FOREIGN_CLIENTS=required $(BIN)/python -m pytest tests/test_conformance.py -rP
+
+# Node is not among the development dependencies: it is large, and `make demo` needs
+# none.
+$(NODE): tests/node/requirements.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: --require-hashes -r $<
+	@touch $@
+
+$(NODE_PACKAGES): tests/node/package.json tests/node/package-lock.json $(NODE)
+	cd tests/node && PATH="$(abspath $(BIN)):$$PATH" npm ci --loglevel=error
+	@touch $@
 
 bench-quality: $(READY)
 	@test -n "$(DATA)" || { echo "Name a BEIR directory: make bench-quality DATA=DIR"; exit 2; }
@@ -72,6 +93,10 @@ constraints: $(VENV)/uv/bin/uv
 	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate \
 		$(if $(UPGRADE),--upgrade) --group dev --output-file constraints.txt pyproject.toml
+	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate \
+		$(if $(UPGRADE),--upgrade) --output-file tests/node/requirements.txt \
+		tests/node/requirements.in
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
@@ -94,4 +119,4 @@ image-steps: $(READY)
 	$(BIN)/python -m tests.image
 
 clean:
-	rm -rf $(VENV) dist build .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) tests/node/node_modules dist build .coverage .mypy_cache .pytest_cache .ruff_cache

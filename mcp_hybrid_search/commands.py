@@ -4,20 +4,19 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import anyio
 import typer
 
 from mcp_hybrid_search import __version__, engine_control, results
 from mcp_hybrid_search.adding import AddedFile, Adding
+from mcp_hybrid_search.cli import serve_stdio
 from mcp_hybrid_search.client_configs import ClientName
 from mcp_hybrid_search.documents import SearchRequest
-from mcp_hybrid_search.errors import HybridSearchError
 from mcp_hybrid_search.opening import opener
 from mcp_hybrid_search.settings import PREFIX, Settings, load_settings
 from mcp_hybrid_search.tables import (
@@ -27,12 +26,19 @@ from mcp_hybrid_search.tables import (
     print_hits,
     print_status,
 )
-from mcp_hybrid_search.terminal import Bar, print_json, print_text, say, visible
+from mcp_hybrid_search.terminal import (
+    DISTRIBUTION,
+    Bar,
+    print_json,
+    print_text,
+    say,
+    visible,
+)
+from mcp_hybrid_search.terminal import told as _told
+from mcp_hybrid_search.token_commands import app as token_app
 
 if TYPE_CHECKING:
     from mcp_hybrid_search.opening import AnyEngine
-
-DISTRIBUTION = "mcp-hybrid-search"
 
 T = TypeVar("T")
 
@@ -60,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(token_app, name="token")
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -320,6 +327,49 @@ def logs(
 
 
 @app.command()
+def serve(
+    *,
+    transport: Annotated[
+        Literal["stdio", "streamable-http", "sse", "http"],
+        typer.Option(help="http: streamable HTTP and SSE at the same port."),
+    ] = "stdio",
+    host: Annotated[
+        str | None, typer.Option(help="Address; else HYBRID_SEARCH_HOST.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="0: a free one; else HYBRID_SEARCH_PORT.")
+    ] = None,
+    json_responses: Annotated[
+        bool, typer.Option("--json-responses", help="Answer with JSON, not streams.")
+    ] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Only tools that change nothing.")
+    ] = False,
+) -> None:
+    """Serve MCP on standard input and output, or over HTTP.
+
+    HTTP listens on 127.0.0.1 unless callers need tokens; docs/http.md says more.
+    """
+    given = {
+        "host": host,
+        "port": port,
+        "json_responses": json_responses or None,
+        "read_only": read_only or None,
+    }
+    with _told():
+        settings = load_settings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
+        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        if transport == "stdio":
+            serve_stdio(settings)
+        else:
+            from mcp_hybrid_search import http_serving  # noqa: PLC0415 - seldom needed
+
+            anyio.run(http_serving.serve, settings, transport)
+
+
+@app.command()
 def doctor(*, as_json: AsJson = False) -> None:
     """Check versions, model files, the data directory, and a round trip.
 
@@ -410,13 +460,3 @@ async def _worked(work: Work[T], settings: Settings) -> T:
         return await work(await opening.engine(), settings)
     finally:
         await opening.aclose()
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Let a foreseen failure end the command as one line."""
-    try:
-        yield
-    except HybridSearchError as exc:
-        say(f"{DISTRIBUTION}: {' '.join(str(exc).split())}")
-        raise typer.Exit(1) from None

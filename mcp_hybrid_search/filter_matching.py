@@ -6,8 +6,13 @@ A document is given as the index would hold it: payload keys and the values in t
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mcp_hybrid_search.filter_values import METADATA_KEY, filterable
+from mcp_hybrid_search.filter_values import (
+    METADATA_KEY,
+    filterable,
+    may_be_within,
+)
 from mcp_hybrid_search.filters import (
+    KEYWORDS_KEY,
     AllOf,
     AnyOf,
     Exists,
@@ -17,8 +22,12 @@ from mcp_hybrid_search.filters import (
     OneOf,
 )
 
+_INSIDE = f"{METADATA_KEY}."
+
 Payload = Mapping[str, Sequence[Any]]
 """Values by payload key, spelled as in `Filter`; a key without any may be missing."""
+
+KNOWN_KEYS = 1_000
 
 Matcher = Callable[[Payload], bool]
 
@@ -58,22 +67,46 @@ def _range_matcher(condition: InRange) -> Matcher:
     return lambda payload: any(map(within, payload.get(bounds.key, ())))
 
 
-def reads_metadata(filter_: Filter) -> bool:
-    """Return whether anything but a document's own fields is asked for."""
+def metadata_names(filter_: Filter) -> frozenset[str]:
+    """Return the metadata that is asked for, as `payload_name` calls it."""
     match filter_:
         case AllOf(parts) | AnyOf(parts):
-            return any(reads_metadata(part) for part in parts)
+            return frozenset[str]().union(*map(metadata_names, parts))
         case Not(part):
-            return reads_metadata(part)
+            return metadata_names(part)
+        case OneOf(key, values) if key == KEYWORDS_KEY:
+            # Every value is spelled name=value, or is the name alone; no name has a =.
+            return frozenset(value.partition("=")[0] for value in values)
+        case InRange(key) if key.startswith(_INSIDE):
+            return frozenset([key.removeprefix(_INSIDE).partition("_")[2]])
         case _:
-            return filter_.key.startswith(f"{METADATA_KEY}.")
+            return frozenset()
 
 
-def metadata_payload(metadata: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
-    """Return what filters see of metadata."""
-    return {
-        f"{METADATA_KEY}.{key}": values for key, values in filterable(metadata).items()
-    }
+class MetadataReader:
+    """Reads what a filter asks of many documents' metadata, and nothing else."""
+
+    def __init__(self, filter_: Filter) -> None:
+        """Find out what is asked for."""
+        self.names = metadata_names(filter_)
+        self._wanted: dict[str, bool] = {}
+        """Whether anything below a key of metadata is asked for."""
+
+    def payload(self, metadata: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+        """Return what the filter sees of metadata."""
+        wanted = {key: value for key, value in metadata.items() if self._is_wanted(key)}
+        found = filterable(wanted, self.names)
+        return {f"{_INSIDE}{key}": values for key, values in found.items()}
+
+    def _is_wanted(self, key: str) -> bool:
+        known = self._wanted.get(key)
+        if known is None:
+            if len(self._wanted) >= KNOWN_KEYS:
+                self._wanted.clear()
+            known = self._wanted[key] = any(
+                may_be_within(name, key) for name in self.names
+            )
+        return known
 
 
 def field_payload(

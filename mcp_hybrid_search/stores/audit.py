@@ -4,7 +4,7 @@ No text, no title and no metadata: when, by whom, with which tool, and which doc
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from mcp_hybrid_search.documents import AuditEntry, Origin, Status
@@ -28,28 +28,24 @@ def append(
     origin: Origin,
     action: Action,
     collection: str,
-    place: tuple[str, str] = WHOLE_COLLECTION,
+    places: Iterable[tuple[str, str]] = (WHOLE_COLLECTION,),
 ) -> None:
-    """Add a change to the transaction that makes it.
+    """Add changes to the transaction that makes them.
 
     Args:
         db: In that transaction.
-        origin: Who asked for it.
+        origin: Who asked for them.
         action: What was done.
         collection: Its name.
-        place: Namespace and id of the document.
+        places: Namespace and id of each document.
     """
-    db.execute(
+    now = round(time.time(), 3)
+    db.executemany(
         "INSERT INTO audit (time, client, tool, call, action, collection, namespace,"
         " document_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            round(time.time(), 3),
-            origin.client,
-            origin.tool,
-            origin.call,
-            action,
-            collection,
-            *place,
+            (now, origin.client, origin.tool, origin.call, action, collection, *place)
+            for place in places
         ),
     )
 

@@ -239,7 +239,7 @@ class Ledger:
             if origin is not None:
                 action = audit.REPLACED if replaced else audit.CREATED
                 place = (document.namespace, document.document_id)
-                audit.append(self._db, origin, action, collection.name, place)
+                audit.append(self._db, origin, action, collection.name, [place])
         if key is None:
             msg = "SQLite gave no row id."
             raise AssertionError(msg)
@@ -271,7 +271,7 @@ class Ledger:
                     *place,
                 ),
             ).fetchall()
-            audit.append(self._db, origin, audit.METADATA, collection.name, place)
+            audit.append(self._db, origin, audit.METADATA, collection.name, [place])
         return int(key)
 
     def delete(
@@ -283,17 +283,23 @@ class Ledger:
         origin: Origin,
     ) -> list[int]:
         """Delete documents, all or none; returns the point ids of their chunks."""
+        where = (
+            "collection_key = ? AND namespace = ?"
+            " AND document_id IN (SELECT value FROM json_each(?))"
+        )
+        chosen = (collection.key, namespace, json.dumps(document_ids))
         with self._transaction():
-            points: list[int] = []
-            for document_id in document_ids:
-                removed = self._remove(collection, namespace, document_id)
-                if removed:
-                    place = (namespace, document_id)
-                    audit.append(
-                        self._db, origin, audit.DELETED, collection.name, place
-                    )
-                points += removed
-            return points
+            points = self._db.execute(
+                "SELECT point_id FROM documents JOIN chunks ON document_key = key"
+                f" WHERE {where}",
+                chosen,
+            ).fetchall()
+            places = self._db.execute(
+                f"SELECT namespace, document_id FROM documents WHERE {where}", chosen
+            ).fetchall()
+            audit.append(self._db, origin, audit.DELETED, collection.name, places)
+            self._db.execute(f"DELETE FROM documents WHERE {where}", chosen)
+        return [point for (point,) in points]
 
     def _remove(
         self, collection: Collection, namespace: str, document_id: str

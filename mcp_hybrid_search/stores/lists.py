@@ -10,10 +10,9 @@ from typing import Any
 
 from mcp_hybrid_search.filter_matching import (
     Matcher,
+    MetadataReader,
     field_payload,
     matcher,
-    metadata_payload,
-    reads_metadata,
 )
 from mcp_hybrid_search.filters import Filter
 from mcp_hybrid_search.listing import Order, Place
@@ -161,13 +160,13 @@ class Lists:
         Reads as it goes: what is written meanwhile may or may not be seen, but what
         is not touched is seen once.
         """
-        passes, with_metadata = matcher(filter_), reads_metadata(filter_)
+        passes, reader = matcher(filter_), MetadataReader(filter_)
         after: Place | None = None
         while rows := self._page(
             collection, namespace, order, after=after, limit=SCAN_ROWS
         ):
             for row in rows:
-                if _passes(row, passes, with_metadata=with_metadata):
+                if _passes(row, passes, reader):
                     yield _place(row, order), row
             after = _place(rows[-1], order)
 
@@ -226,13 +225,13 @@ def _place(row: Sequence[Any], order: Order) -> Place:
     return values.get(order.field), document_id
 
 
-def _passes(row: Sequence[Any], passes: Matcher, *, with_metadata: bool) -> bool:
+def _passes(row: Sequence[Any], passes: Matcher, reader: MetadataReader) -> bool:
     _, _, _, _, title, source, metadata, created_at, updated_at, *_ = row
     payload = field_payload(
         title=title, source=source, created_at=created_at, updated_at=updated_at
     )
-    if with_metadata:
-        payload |= metadata_payload(json.loads(metadata))
+    if reader.names:
+        payload |= reader.payload(json.loads(metadata))
     return passes(payload)
 
 
