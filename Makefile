@@ -8,13 +8,14 @@ NODE := $(VENV)/.node
 NODE_PACKAGES := tests/node/node_modules/.ready
 EXAMPLES := $(patsubst examples/%.py,$(VENV)/examples/%/.ready,$(wildcard examples/*.py))
 UV_VERSION := 0.13.9
+MCPB_VERSION := 2.1.2
 
 # The first of these that is new enough; `make PYTHON=...` names another one.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; exit; }; done; echo python3)
 
-.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing crash constraints wheel clean
+.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing crash constraints wheel packages bundle image-steps clean
 
 help:
 	@echo "make demo           what reranking changes, with the real server"
@@ -28,6 +29,9 @@ help:
 	@echo "make crash          kill the server again and again, and look for losses"
 	@echo "make constraints    resolve constraints.txt again (UPGRADE=1: to the newest)"
 	@echo "make wheel          build the wheel into dist/"
+	@echo "make packages       write again what registries read, from settings and tools"
+	@echo "make bundle         build and try the .mcpb bundle in dist/ (needs Node.js)"
+	@echo "make image-steps    try the steps of the Dockerfile without Docker"
 
 # Only what constraints.txt lists is installed, and only wheels with those hashes;
 # with --no-build-isolation even the build backend is one of them.
@@ -88,14 +92,16 @@ bench-sharing: $(READY)
 crash: $(READY)
 	$(BIN)/python -m benchmarks.crash
 
+$(VENV)/uv/bin/uv:
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
 # For every Python and platform at once. Keeps the versions that are there.
 COMPILE = $(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate \
 	$(if $(UPGRADE),--upgrade)
 
-constraints:
-	$(PYTHON) -m venv $(VENV)/uv
-	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+constraints: $(VENV)/uv/bin/uv
 	$(COMPILE) --group dev --output-file constraints.txt pyproject.toml
 	$(COMPILE) --output-file tests/node/requirements.txt tests/node/requirements.in
 	for name in $(patsubst %.py,%,$(wildcard examples/*.py)); do \
@@ -104,6 +110,22 @@ constraints:
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --wheel-dir dist .
+
+packages: $(READY)
+	$(BIN)/python -m tests.packages
+
+# What is packed is unpacked again and started as its manifest says.
+bundle: $(READY) $(VENV)/uv/bin/uv
+	$(BIN)/python -m tests.packages --bundle build/bundle
+	npx --yes @anthropic-ai/mcpb@$(MCPB_VERSION) validate build/bundle/manifest.json
+	@mkdir -p dist
+	npx --yes @anthropic-ai/mcpb@$(MCPB_VERSION) pack build/bundle \
+		dist/mcp-hybrid-search-$$($(BIN)/python -c 'import mcp_hybrid_search as m; print(m.__version__)').mcpb
+	PATH="$(CURDIR)/$(VENV)/uv/bin:$$PATH" $(BIN)/python -m tests.bundle \
+		dist/mcp-hybrid-search-*.mcpb
+
+image-steps: $(READY)
+	$(BIN)/python -m tests.image
 
 clean:
 	rm -rf $(VENV) tests/node/node_modules dist build .coverage .mypy_cache .pytest_cache .ruff_cache
