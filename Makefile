@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NODE := $(VENV)/.node
 NODE_PACKAGES := tests/node/node_modules/.ready
+EXAMPLES := $(patsubst examples/%.py,$(VENV)/examples/%/.ready,$(wildcard examples/*.py))
 UV_VERSION := 0.13.9
 MCPB_VERSION := 2.1.2
 
@@ -55,10 +56,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-foreign: $(NODE_PACKAGES)
+foreign: $(NODE_PACKAGES) $(EXAMPLES)
 
 conformance: $(NODE_PACKAGES)
-	FOREIGN_CLIENTS=required $(BIN)/python -m pytest tests/test_conformance.py -rP
+	FOREIGN_CLIENTS=required $(BIN)/python -m pytest tests/test_conformance.py -rP --no-header
 
 # Node is not among the development dependencies: it is large, and `make demo` needs
 # none.
@@ -69,6 +70,13 @@ $(NODE): tests/node/requirements.txt $(READY)
 
 $(NODE_PACKAGES): tests/node/package.json tests/node/package-lock.json $(NODE)
 	cd tests/node && PATH="$(abspath $(BIN)):$$PATH" npm ci --loglevel=error
+	@touch $@
+
+# Each example's dependencies are its own: not all of them agree with each other's.
+$(VENV)/examples/%/.ready: examples/%.requirements.txt $(READY)
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: --require-hashes -r $<
 	@touch $@
 
 bench-quality: $(READY)
@@ -89,14 +97,15 @@ $(VENV)/uv/bin/uv:
 	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 # For every Python and platform at once. Keeps the versions that are there.
+COMPILE = $(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate \
+	$(if $(UPGRADE),--upgrade)
+
 constraints: $(VENV)/uv/bin/uv
-	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate \
-		$(if $(UPGRADE),--upgrade) --group dev --output-file constraints.txt pyproject.toml
-	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate \
-		$(if $(UPGRADE),--upgrade) --output-file tests/node/requirements.txt \
-		tests/node/requirements.in
+	$(COMPILE) --group dev --output-file constraints.txt pyproject.toml
+	$(COMPILE) --output-file tests/node/requirements.txt tests/node/requirements.in
+	for name in $(patsubst %.py,%,$(wildcard examples/*.py)); do \
+		$(COMPILE) --output-file $$name.requirements.txt $$name.py || exit; done
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
