@@ -32,7 +32,7 @@ from benchmarks.report import Row, Section, figure, say
 from mcp_hybrid_search.settings import Settings
 
 PING_SECONDS = 0.02
-USUAL_SEARCHES = 40
+USUAL_SEARCHES = 20
 NORMAL = 2.0
 """A search is as usual again up to so many times the usual p50."""
 PATIENCE_SECONDS = 120.0
@@ -247,10 +247,11 @@ async def _received(stream: SocketStream) -> str:
         elif isinstance(event, h11.Data):
             body += event.data
         elif response is not None and isinstance(event, h11.EndOfMessage):
-            return _became(response, bytes(body))
+            return became(response, bytes(body))
 
 
-def _became(response: h11.Response, body: bytes) -> str:
+def became(response: h11.Response, body: bytes) -> str:
+    """Return `answered`, `refused` (with the time to try again), or what came else."""
     text = body.decode("utf-8", "replace")
     if response.status_code == 429:
         names = {name for name, _ in response.headers}

@@ -93,7 +93,7 @@ async def _asked(
 ) -> dict[str, Side]:
     async with _sides(settings, servers, era) as sides:
         names = [*sides]
-        for number in range(WARM_UP):
+        for number in range(min(WARM_UP, len(queries))):
             for side in sides.values():
                 await side.ask(queries[number % len(queries)], pings=False)
         for side in sides.values():
