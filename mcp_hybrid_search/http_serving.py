@@ -53,13 +53,8 @@ PLAIN = (
     "Tokens travel in plain text to %s. Use HYBRID_SEARCH_TLS_CERT_FILE, or a proxy"
     " that speaks TLS."
 )
-QUIET = {
-    "mcp": logging.WARNING,
-    "sse_starlette": logging.WARNING,
-    "mcp.server.sse": logging.ERROR,
-    "mcp.server.streamable_http_manager": logging.ERROR,
-}
-"""Loggers that write messages, or ids of sessions, below these levels."""
+NAMING_SESSIONS = ("mcp.server.sse", "mcp.server.streamable_http_manager")
+"""Loggers whose warnings have ids of sessions."""
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +66,8 @@ async def serve(settings: Settings, transport: Transport) -> None:
         HybridSearchError: If it cannot listen, or must not.
     """
     check_exposure(settings)
-    for name, level in QUIET.items():
-        logging.getLogger(name).setLevel(level)
+    for name in NAMING_SESSIONS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     tokens = _tokens(settings)
     issuer = oauth.configured(settings)
     tls = tls_context(settings)

@@ -49,7 +49,9 @@ class Issuer:
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
         self._thread.start()
         self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.name = self.origin + PATH
