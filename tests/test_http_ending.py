@@ -89,7 +89,7 @@ def test_an_idle_server_ends_its_streams_and_leaves_with_zero(
 def test_a_call_in_flight_is_answered_before_the_end(tmp_path: Path) -> None:
     with http_server(tmp_path) as server:
         server.wait_until_ready()
-        stream = calling(server, 30)
+        stream = calling(server, 150)
         server.process.send_signal(signal.SIGTERM)
         rest = received(stream)
         assert b'"status":"created"' in rest
@@ -107,7 +107,7 @@ def test_a_call_in_flight_over_sse_is_answered_before_the_end(tmp_path: Path) ->
         until(stream, b"serverInfo")
         initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
         assert server.ask("POST", path, initialized).status == 202
-        assert server.ask("POST", path, store(30)).status == 202
+        assert server.ask("POST", path, store(150)).status == 202
         until(stream, b"notifications/progress")
         server.process.send_signal(signal.SIGTERM)
         rest = received(stream)

@@ -70,12 +70,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     }
     with http_server(root, **variables) as server:
         server.wait_until_ready()
-        callers = [caller(server, token) for token in tokens]
-        callers[0].call("store-document", text="The own text.", id="own")
-        callers[1].call(
-            "store-document", text=CANARY, id=CANARY, metadata={CANARY: CANARY}
-        )
-        yield Place(*callers, issuer)
+        alpha, beta, everybody = (caller(server, token) for token in tokens)
+        alpha.call("store-document", text="The own text.", id="own")
+        beta.call("store-document", text=CANARY, id=CANARY, metadata={CANARY: CANARY})
+        yield Place(alpha, beta, everybody, issuer)
         assert "Traceback" not in server.log()
     issuer.close()
 
