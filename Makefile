@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NODE := $(VENV)/.node
 NODE_PACKAGES := tests/node/node_modules/.ready
+EXAMPLES := $(patsubst examples/%.py,$(VENV)/examples/%/.ready,$(wildcard examples/*.py))
 UV_VERSION := 0.13.9
 MCPB_VERSION := 2.1.2
 
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; exit; }; done; echo python3)
 
-.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing crash constraints wheel packages bundle image-steps clean
+.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing bench-http crash constraints wheel packages bundle image-steps clean
 
 help:
 	@echo "make demo           what reranking changes, with the real server"
@@ -25,6 +26,7 @@ help:
 	@echo "make bench-quality  how good the rankings are (DATA=a BEIR directory)"
 	@echo "make bench-speed    how fast storing and searching are"
 	@echo "make bench-sharing  what several servers on one directory cost (PARTS=a,b,c)"
+	@echo "make bench-http     what HTTP adds, clients, bursts, memory (PARTS=a,b,c)"
 	@echo "make crash          kill the server again and again, and look for losses"
 	@echo "make constraints    resolve constraints.txt again (UPGRADE=1: to the newest)"
 	@echo "make wheel          build the wheel into dist/"
@@ -55,10 +57,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-foreign: $(NODE_PACKAGES)
+foreign: $(NODE_PACKAGES) $(EXAMPLES)
 
 conformance: $(NODE_PACKAGES)
-	FOREIGN_CLIENTS=required $(BIN)/python -m pytest tests/test_conformance.py -rP
+	FOREIGN_CLIENTS=required $(BIN)/python -m pytest tests/test_conformance.py -rP --no-header
 
 # Node is not among the development dependencies: it is large, and `make demo` needs
 # none.
@@ -71,6 +73,13 @@ $(NODE_PACKAGES): tests/node/package.json tests/node/package-lock.json $(NODE)
 	cd tests/node && PATH="$(abspath $(BIN)):$$PATH" npm ci --loglevel=error
 	@touch $@
 
+# Each example's dependencies are its own: not all of them agree with each other's.
+$(VENV)/examples/%/.ready: examples/%.requirements.txt $(READY)
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: --require-hashes -r $<
+	@touch $@
+
 bench-quality: $(READY)
 	@test -n "$(DATA)" || { echo "Name a BEIR directory: make bench-quality DATA=DIR"; exit 2; }
 	$(BIN)/python -m benchmarks.quality --data $(DATA)
@@ -81,6 +90,9 @@ bench-speed: $(READY)
 bench-sharing: $(READY)
 	$(BIN)/python -m benchmarks.sharing $(if $(PARTS),--parts $(PARTS))
 
+bench-http: $(READY)
+	$(BIN)/python -m benchmarks.http $(if $(PARTS),--parts $(PARTS))
+
 crash: $(READY)
 	$(BIN)/python -m benchmarks.crash
 
@@ -89,14 +101,15 @@ $(VENV)/uv/bin/uv:
 	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 # For every Python and platform at once. Keeps the versions that are there.
+COMPILE = $(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate \
+	$(if $(UPGRADE),--upgrade)
+
 constraints: $(VENV)/uv/bin/uv
-	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate \
-		$(if $(UPGRADE),--upgrade) --group dev --output-file constraints.txt pyproject.toml
-	$(VENV)/uv/bin/uv pip compile --quiet --universal --python-version 3.10 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate \
-		$(if $(UPGRADE),--upgrade) --output-file tests/node/requirements.txt \
-		tests/node/requirements.in
+	$(COMPILE) --group dev --output-file constraints.txt pyproject.toml
+	$(COMPILE) --output-file tests/node/requirements.txt tests/node/requirements.in
+	for name in $(patsubst %.py,%,$(wildcard examples/*.py)); do \
+		$(COMPILE) --output-file $$name.requirements.txt $$name.py || exit; done
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \

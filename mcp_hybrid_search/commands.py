@@ -1,7 +1,6 @@
 """The command line beside the server; imported only when a command is named."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,11 +15,13 @@ from mcp_hybrid_search import __version__, engine_control, results
 from mcp_hybrid_search.adding import AddedFile, Adding
 from mcp_hybrid_search.cli import serve_stdio
 from mcp_hybrid_search.client_configs import ClientName
-from mcp_hybrid_search.documents import SearchRequest
+from mcp_hybrid_search.documents import AuditEntry, Origin, SearchRequest
+from mcp_hybrid_search.logs import log_to_stderr
 from mcp_hybrid_search.opening import opener
 from mcp_hybrid_search.settings import PREFIX, Settings, load_settings
 from mcp_hybrid_search.tables import (
     print_added,
+    print_audit,
     print_checks,
     print_collections,
     print_hits,
@@ -126,6 +127,7 @@ def add(
             collection or settings.collection,
             namespace or settings.namespace,
             settings.max_text_bytes,
+            origin=_origin("add"),
         )
         return await adding.add(files, progress=bar.advance)
 
@@ -239,6 +241,7 @@ def delete(
             collection or settings.collection,
             namespace or settings.namespace,
             document_id,
+            origin=_origin("delete"),
         )
 
     deleted = _run(work)
@@ -275,13 +278,43 @@ def reindex(
     bar = Bar("Encoding")
 
     async def work(engine: "AnyEngine", _settings: Settings) -> int:
-        return await engine.reindex(collection, progress=bar.advance)
+        return await engine.reindex(
+            collection, origin=_origin("reindex"), progress=bar.advance
+        )
 
     count = _run(work, bar)
     if as_json:
         print_json({"collection": collection, "documents": count})
     else:
         typer.echo(f"{count} documents of {collection!r} were encoded again.")
+
+
+@app.command()
+def audit(
+    *,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Changes to show.")
+    ] = 100,
+    namespace: Annotated[
+        str | None, typer.Option(help="Only this namespace; else all of them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List who changed what, newest first: stored, changed, deleted, reindexed.
+
+    Texts, titles and metadata are not in it.
+    """
+
+    async def work(engine: "AnyEngine", _settings: Settings) -> list[AuditEntry]:
+        return await engine.audit(limit=limit, namespace=namespace)
+
+    found = _run(work)
+    if as_json:
+        print_json({"changes": [asdict(entry) for entry in found]})
+    elif not found:
+        typer.echo("Nothing was changed yet.")
+    else:
+        print_audit(found)
 
 
 @app.command()
@@ -360,7 +393,7 @@ def serve(
         settings = load_settings(
             **{name: value for name, value in given.items() if value is not None}
         )
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        log_to_stderr(settings.log_level)
         if transport == "stdio":
             serve_stdio(settings)
         else:
@@ -442,11 +475,15 @@ def demo() -> None:
         anyio.run(run, load_settings())
 
 
+def _origin(command: str) -> Origin:
+    return Origin("command line", f"command {command}")
+
+
 def _run(work: Work[T], bar: Bar | None = None) -> T:
     """Do `work` with the engine, which is started if need be."""
     with _told():
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        log_to_stderr(settings.log_level)
         try:
             return anyio.run(_worked, work, settings)
         finally:

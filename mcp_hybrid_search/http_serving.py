@@ -53,8 +53,6 @@ PLAIN = (
     "Tokens travel in plain text to %s. Use HYBRID_SEARCH_TLS_CERT_FILE, or a proxy"
     " that speaks TLS."
 )
-QUIET = ("mcp", "sse_starlette")
-"""Loggers that write messages and ids of sessions if they are let."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +64,6 @@ async def serve(settings: Settings, transport: Transport) -> None:
         HybridSearchError: If it cannot listen, or must not.
     """
     check_exposure(settings)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
     tokens = _tokens(settings)
     issuer = oauth.configured(settings)
     tls = tls_context(settings)

@@ -26,6 +26,9 @@ TOOLS = {
     "get-document",
     "delete-document",
     "list-collections",
+    "list-documents",
+    "update-metadata",
+    "delete-documents",
 }
 WHALES = [
     {"id": "ishmael", "text": "Call me Ishmael.", "metadata": {"of": "whales"}},
@@ -96,13 +99,6 @@ def client(leg: Leg) -> Iterator[TypeScriptClient]:
         yield client
 
 
-def needs(client: TypeScriptClient, tool: str) -> None:
-    """Skip until the server has the tool."""
-    tools = client.result("listTools")["tools"]
-    if tool not in {each["name"] for each in tools}:
-        pytest.skip(f"no {tool} yet")
-
-
 def test_the_client_agrees_on_the_version_and_reads_who_the_server_is(
     leg: Leg, client: TypeScriptClient
 ) -> None:
@@ -116,7 +112,7 @@ def test_every_tool_is_listed_with_schemas_that_the_client_accepts(
     client: TypeScriptClient,
 ) -> None:
     tools = client.result("listTools")["tools"]
-    assert {tool["name"] for tool in tools} >= TOOLS
+    assert {tool["name"] for tool in tools} == TOOLS
     for tool in tools:
         assert tool["description"]
         assert tool["inputSchema"]["type"] == "object"
@@ -156,7 +152,6 @@ def test_a_refusal_reads_as_the_server_words_it(client: TypeScriptClient) -> Non
 
 
 def test_pages_hold_every_document_once(leg: Leg, client: TypeScriptClient) -> None:
-    needs(client, "list-documents")
     collection = leg.stored(client, "pages")
     first = client.tool("list-documents", collection=collection, limit=2)
     assert first["total"] == 3
@@ -172,7 +167,6 @@ def test_pages_hold_every_document_once(leg: Leg, client: TypeScriptClient) -> N
 
 
 def test_metadata_is_merged(leg: Leg, client: TypeScriptClient) -> None:
-    needs(client, "update-metadata")
     collection = leg.stored(client, "metadata")
     patch = {"of": None, "year": 1851}
     client.tool("update-metadata", id="ahab", metadata=patch, collection=collection)
@@ -190,7 +184,6 @@ def test_a_document_is_deleted(leg: Leg, client: TypeScriptClient) -> None:
 def test_many_are_deleted_when_their_count_is_confirmed(
     leg: Leg, client: TypeScriptClient
 ) -> None:
-    needs(client, "delete-documents")
     collection = leg.stored(client, "counted")
     call: dict[str, Any] = {"filter": {"of": "whales"}, "collection": collection}
     counted = client.tool("delete-documents", **call, dry_run=True)
@@ -208,7 +201,6 @@ def test_many_are_deleted_when_their_count_is_confirmed(
 
 def test_many_are_deleted_when_the_user_agrees(leg: Leg) -> None:
     with leg.client(agrees=True) as client:
-        needs(client, "delete-documents")
         collection = leg.stored(client, "asked")
         done = client.tool(
             "delete-documents", filter={"of": "whales"}, collection=collection
@@ -217,7 +209,6 @@ def test_many_are_deleted_when_the_user_agrees(leg: Leg) -> None:
 
 
 def test_a_document_is_read_by_its_uri(leg: Leg, client: TypeScriptClient) -> None:
-    needs(client, "list-documents")
     collection = leg.stored(client, "resources")
     templates = client.result("listResourceTemplates")["resourceTemplates"]
     assert [each["uriTemplate"] for each in templates] == [
@@ -235,7 +226,6 @@ def test_a_document_is_read_by_its_uri(leg: Leg, client: TypeScriptClient) -> No
 
 
 def test_a_prompt_carries_its_argument(client: TypeScriptClient) -> None:
-    needs(client, "list-documents")
     prompts = client.result("listPrompts")["prompts"]
     assert {"answer-from-documents", "remember"} == {each["name"] for each in prompts}
     asked = {
@@ -247,7 +237,6 @@ def test_a_prompt_carries_its_argument(client: TypeScriptClient) -> None:
 
 
 def test_collections_and_ids_are_completed(leg: Leg, client: TypeScriptClient) -> None:
-    needs(client, "list-documents")
     collection = leg.stored(client, "complete")
     ref = {"type": "ref/resource", "uri": "document://{collection}/{id}"}
     named = {"name": "collection", "value": collection[:-1]}
