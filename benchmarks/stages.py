@@ -29,7 +29,7 @@ def staged(
 ) -> Staged:
     """Rank documents by each stage, with the candidates that a search begins with."""
     store = engine._store  # noqa: SLF001 - no public way to one stage alone
-    collection = store.collection(request.collection)
+    collection = store.collection(request.collection, request.namespace)
     if collection is None:
         return Staged({stage: [] for stage in STAGES}, 0.0)
     started = time.perf_counter()

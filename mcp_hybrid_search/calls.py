@@ -62,8 +62,11 @@ class Calls:
         self.waiting = 0
         """Calls that wait for one."""
 
-    def check(self) -> None:
-        """Refuse what `place` would refuse now, whoever asks.
+    def check(self, caller: str | None = None) -> None:
+        """Refuse what `place` would refuse now; takes nothing.
+
+        Args:
+            caller: Who asks; None: whoever it is.
 
         Raises:
             BusyError: Saying when to try again.
@@ -74,6 +77,8 @@ class Calls:
         if self.active >= self._at_once and self.waiting >= self._most_waiting:
             msg = f"{self.active} calls are being worked on and {self.waiting} wait."
             raise BusyError(msg, self._until_free())
+        if caller is not None and self._per_minute:
+            self._check_budget(self._left(caller))
 
     @asynccontextmanager
     async def place(self, caller: str = "") -> AsyncIterator[None]:
@@ -127,12 +132,19 @@ class Calls:
         """Take one call from the caller's budget, which fills evenly."""
         if not self._per_minute:
             return
-        now = time.monotonic()
-        left, then = self._budgets.pop(caller, (float(self._per_minute), now))
-        left = min(self._per_minute, left + (now - then) * self._per_minute / 60)
-        self._budgets[caller] = (max(left - 1, 0.0) if left >= 1 else left, now)
+        left = self._left(caller)
+        self._budgets.pop(caller, None)
+        self._budgets[caller] = (left - 1 if left >= 1 else left, time.monotonic())
         if len(self._budgets) > MOST_CALLERS:
             self._budgets.popitem(last=False)
+        self._check_budget(left)
+
+    def _left(self, caller: str) -> float:
+        now = time.monotonic()
+        left, then = self._budgets.get(caller, (float(self._per_minute), now))
+        return min(self._per_minute, left + (now - then) * self._per_minute / 60)
+
+    def _check_budget(self, left: float) -> None:
         if left < 1:
             msg = f"More than {self._per_minute} calls came within a minute."
             raise BusyError(msg, max(1, round((1 - left) * 60 / self._per_minute)))

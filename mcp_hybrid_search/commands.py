@@ -1,11 +1,9 @@
 """The command line beside the server; imported only when a command is named."""
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,8 +14,9 @@ import typer
 from mcp_hybrid_search import __version__, engine_control, results
 from mcp_hybrid_search.adding import AddedFile, Adding
 from mcp_hybrid_search.cli import serve_stdio
+from mcp_hybrid_search.client_configs import ClientName
 from mcp_hybrid_search.documents import SearchRequest
-from mcp_hybrid_search.errors import HybridSearchError
+from mcp_hybrid_search.logs import log_to_stderr
 from mcp_hybrid_search.opening import opener
 from mcp_hybrid_search.settings import PREFIX, Settings, load_settings
 from mcp_hybrid_search.tables import (
@@ -27,12 +26,19 @@ from mcp_hybrid_search.tables import (
     print_hits,
     print_status,
 )
-from mcp_hybrid_search.terminal import Bar, print_json, print_text, say, visible
+from mcp_hybrid_search.terminal import (
+    DISTRIBUTION,
+    Bar,
+    print_json,
+    print_text,
+    say,
+    visible,
+)
+from mcp_hybrid_search.terminal import told as _told
+from mcp_hybrid_search.token_commands import app as token_app
 
 if TYPE_CHECKING:
     from mcp_hybrid_search.opening import AnyEngine
-
-DISTRIBUTION = "mcp-hybrid-search"
 
 T = TypeVar("T")
 
@@ -60,6 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(token_app, name="token")
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -353,7 +360,7 @@ def serve(
         settings = load_settings(
             **{name: value for name, value in given.items() if value is not None}
         )
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        log_to_stderr(settings.log_level)
         if transport == "stdio":
             serve_stdio(settings)
         else:
@@ -382,6 +389,48 @@ def doctor(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def setup(
+    client_name: Annotated[ClientName, typer.Argument(metavar="CLIENT")],
+    *,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A setting; may be repeated."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="The server's name in the client.")
+    ] = "hybrid-search",
+    project: Annotated[
+        bool, typer.Option("--project", help="For the project in this directory.")
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take the server out again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the change, write nothing.")
+    ] = False,
+    print_: Annotated[
+        bool, typer.Option("--print", help="Print what to paste, write nothing.")
+    ] = False,
+) -> None:
+    """Add this server to a client's configuration; CLIENT is one of these.
+
+    claude-desktop, claude-code, cursor, vscode, windsurf, zed. Everything else in
+    the file stays as it is, and a copy of the old file is kept beside it.
+    """
+    from mcp_hybrid_search import setup as client  # noqa: PLC0415 - seldom needed
+
+    with _told():
+        if print_:
+            client.print_snippet(client_name, name, env or [])
+        elif remove:
+            client.take_out(client_name, name, project=project, dry_run=dry_run)
+        else:
+            client.set_up(
+                client_name, name, env or [], project=project, dry_run=dry_run
+            )
+
+
+@app.command()
 def demo() -> None:
     """Show what reranking does, with the real server and a dozen documents.
 
@@ -397,7 +446,7 @@ def _run(work: Work[T], bar: Bar | None = None) -> T:
     """Do `work` with the engine, which is started if need be."""
     with _told():
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+        log_to_stderr(settings.log_level)
         try:
             return anyio.run(_worked, work, settings)
         finally:
@@ -411,13 +460,3 @@ async def _worked(work: Work[T], settings: Settings) -> T:
         return await work(await opening.engine(), settings)
     finally:
         await opening.aclose()
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Let a foreseen failure end the command as one line."""
-    try:
-        yield
-    except HybridSearchError as exc:
-        say(f"{DISTRIBUTION}: {' '.join(str(exc).split())}")
-        raise typer.Exit(1) from None

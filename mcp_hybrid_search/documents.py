@@ -9,6 +9,19 @@ from mcp_hybrid_search.errors import HybridSearchError
 
 IfExists = Literal["replace", "skip", "error"]
 Status = Literal["created", "replaced", "unchanged", "skipped"]
+OrderBy = Literal[
+    "created_at",
+    "-created_at",
+    "updated_at",
+    "-updated_at",
+    "id",
+    "-id",
+    "title",
+    "-title",
+]
+"""What documents are listed by; `-` for descending."""
+
+ORIGIN_CHARACTERS = 100
 
 DENSE = "dense"
 BM25 = "bm25"
@@ -17,6 +30,35 @@ STAGES = (DENSE, BM25, COLBERT)
 
 Json = Any
 """A JSON value: str, int, float, bool, None, list or dict of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asks for a change; kept in the audit. Shortened to what is printable."""
+
+    client: str = ""
+    """Name of the client or of the token."""
+    tool: str = ""
+    """Such as `store-document`, or `command add`."""
+    call: str = ""
+    """Unique for one call; a call that is repeated after the engine died carries
+    the same one."""
+
+    def __post_init__(self) -> None:
+        """Make every part fit to be kept and shown."""
+        object.__setattr__(self, "client", _printable(self.client))
+        object.__setattr__(self, "tool", _printable(self.tool))
+        if _printable(self.call) != self.call:
+            # Cut short, two calls could be one.
+            digest = hashlib.sha256(self.call.encode("utf-8", "surrogatepass"))
+            object.__setattr__(self, "call", digest.hexdigest())
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in text[:ORIGIN_CHARACTERS]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +183,57 @@ class SearchResult:
     notices: tuple[str, ...] = ()
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     """Time spent by stage: `encode`, `index`, `read`; and `total`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """A page of the documents of one namespace of one collection."""
+
+    collection: str
+    namespace: str
+    filter: Mapping[str, Json] | None = None
+    order_by: OrderBy = "-updated_at"
+    limit: int = 50
+    cursor: str | None = None
+    """The `next_cursor` of the page before; None for the first page."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPage:
+    """Documents in order, and how to ask for those that follow."""
+
+    documents: tuple[Document, ...]
+    total: int
+    """How many match now, on all pages."""
+    collection: str
+    next_cursor: str | None = None
+    """None on the last page."""
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What a deletion by filter did, or would do."""
+
+    count: int
+    first_ids: tuple[str, ...]
+    """At most 10, in order of id."""
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change of one document; of a whole collection if it was reindexed."""
+
+    time: float
+    """Seconds since 1970, UTC."""
+    client: str
+    tool: str
+    action: str
+    """`created`, `replaced`, `metadata`, `deleted` or `reindexed`."""
+    collection: str
+    namespace: str
+    document_id: str
 
 
 @dataclass(frozen=True, slots=True)

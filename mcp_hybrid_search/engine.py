@@ -4,7 +4,7 @@ Everything slow runs in worker threads. Importing this module imports the models
 and the index's libraries; `opening` does so in the background.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
@@ -13,35 +13,43 @@ import anyio
 import anyio.to_thread
 
 from mcp_hybrid_search import models
+from mcp_hybrid_search.changing import DocumentChanger, no_document
 from mcp_hybrid_search.chunking import joined
 from mcp_hybrid_search.documents import (
+    AuditEntry,
     Chunk,
     CollectionInfo,
+    Deletion,
     Document,
+    DocumentPage,
     DocumentText,
+    Json,
+    ListRequest,
     NewDocument,
+    Origin,
     Outcome,
     SearchRequest,
     SearchResult,
     Stored,
 )
 from mcp_hybrid_search.embeddings import Encoders, FastEmbedEncoders
-from mcp_hybrid_search.errors import (
-    HybridSearchError,
-    InvalidInputError,
-    NotFoundError,
-)
+from mcp_hybrid_search.errors import HybridSearchError, InvalidInputError
+from mcp_hybrid_search.paging import Pager
 from mcp_hybrid_search.searching import Searcher
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
 from mcp_hybrid_search.storing import DocumentWriter
 from mcp_hybrid_search.turns import Work
-from mcp_hybrid_search.validation import check_place
+from mcp_hybrid_search.validation import check_audit, check_place
 
 PROGRESS_SECONDS = 1.0
 CONCURRENT_SEARCHES = 4
 CONCURRENT_STORES = 8
+CONCURRENT_SCANS = 2
+"""Calls that may read every document of a namespace for a filter."""
+
+NOBODY = Origin()
 
 Progress = Callable[[float, float, str], Awaitable[None]]
 """Called about every second with (done, total, what is being done)."""
@@ -95,29 +103,40 @@ class Engine:
         self._searcher = Searcher(
             self._store, self._encoders, settings, first_notices=first_notices
         )
+        self._changer = DocumentChanger(self._store, settings)
+        self._pager = Pager(self._store)
         self._store.maintain(self._writer.encode_again)
         self._stores = anyio.CapacityLimiter(CONCURRENT_STORES)
         self._searches = anyio.CapacityLimiter(CONCURRENT_SEARCHES)
+        self._scans = anyio.CapacityLimiter(CONCURRENT_SCANS)
 
     def close(self) -> None:
         """Bring everything to the disk and give the directory back."""
         self._opened.close()
 
     async def store(
-        self, document: NewDocument, *, progress: Progress | None = None
+        self,
+        document: NewDocument,
+        *,
+        origin: Origin = NOBODY,
+        progress: Progress | None = None,
     ) -> Stored:
         """Store one document; acknowledged means kept.
 
         Raises:
             HybridSearchError: If it was not stored.
         """
-        (outcome,) = await self.store_many([document], progress=progress)
+        (outcome,) = await self.store_many([document], origin=origin, progress=progress)
         if isinstance(outcome, HybridSearchError):
             raise outcome
         return outcome
 
     async def store_many(
-        self, documents: Sequence[NewDocument], *, progress: Progress | None = None
+        self,
+        documents: Sequence[NewDocument],
+        *,
+        origin: Origin = NOBODY,
+        progress: Progress | None = None,
     ) -> list[Outcome]:
         """Store documents, each whole or not at all.
 
@@ -128,7 +147,7 @@ class Engine:
             What became of each, in order; an error stands for one document only.
         """
         work = Work()
-        store = partial(self._writer.store, documents, work)
+        store = partial(self._writer.store, documents, work, origin)
         try:
             return await _with_progress(store, work, progress, limiter=self._stores)
         finally:
@@ -139,7 +158,7 @@ class Engine:
 
         Raises:
             InvalidInputError: If the request is out of its limits.
-            NotFoundError: If other collections exist, but not this one.
+            NotFoundError: If the namespace has documents, but not in this collection.
         """
         return await anyio.to_thread.run_sync(
             self._searcher.search,
@@ -166,17 +185,13 @@ class Engine:
 
         def read() -> DocumentText:
             check_place(collection, namespace, document_id)
-            found = self._store.collection(collection)
+            found = self._store.collection(collection, namespace)
             limit = -1 if chunk_limit is None else chunk_limit
             stored = found and self._store.read(
                 found, namespace, document_id, first=first_chunk, limit=limit
             )
             if not stored:
-                msg = (
-                    f"There is no document {document_id!r} in namespace {namespace!r}"
-                    f" of collection {collection!r}. Search with hybrid-search."
-                )
-                raise NotFoundError(msg)
+                raise no_document(collection, namespace, document_id)
             document, chunks = stored
             if first_chunk >= document.chunk_count:
                 msg = f"first_chunk must be below {document.chunk_count}."
@@ -185,23 +200,123 @@ class Engine:
 
         return await _in_thread(read)
 
-    async def delete(self, collection: str, namespace: str, document_id: str) -> bool:
+    async def documents(self, request: ListRequest) -> DocumentPage:
+        """Return a page of documents, without their texts.
+
+        What is there from the first page to the last and is not changed comes
+        exactly once, whatever is written meanwhile.
+
+        Raises:
+            InvalidInputError: If the request is out of its limits, or its cursor is
+                of another one.
+            NotFoundError: If the namespace has documents, but not in this collection.
+        """
+        return await _in_thread(partial(self._pager.page, request), self._scans)
+
+    async def update_metadata(
+        self,
+        collection: str,
+        namespace: str,
+        document_id: str,
+        patch: Mapping[str, Json],
+        *,
+        origin: Origin = NOBODY,
+    ) -> Document:
+        """Change a document's metadata by merge patch; nothing is encoded again.
+
+        Args:
+            collection: Of the document.
+            namespace: Of the document.
+            document_id: As it was stored.
+            patch: RFC 7396: null removes a key, objects are merged, the rest is set.
+            origin: Who asks.
+
+        Raises:
+            NotFoundError: If there is no such document.
+            InvalidInputError: If the result would be over a limit.
+        """
+        update = partial(self._changer.update_metadata, origin=origin)
+        return await _in_thread(
+            partial(update, collection, namespace, document_id, patch)
+        )
+
+    async def delete(
+        self,
+        collection: str,
+        namespace: str,
+        document_id: str,
+        *,
+        origin: Origin = NOBODY,
+    ) -> bool:
         """Delete a document; False if there is none."""
+        delete = partial(self._changer.delete, origin=origin)
+        return await _in_thread(partial(delete, collection, namespace, document_id))
 
-        def delete() -> bool:
-            check_place(collection, namespace, document_id)
-            found = self._store.collection(collection)
-            return found is not None and self._store.delete(
-                found, namespace, document_id
-            )
+    async def delete_matching(
+        self,
+        collection: str,
+        namespace: str,
+        filter_: Mapping[str, Json],
+        *,
+        expected_count: int | None,
+        origin: Origin = NOBODY,
+    ) -> Deletion:
+        """Delete all documents that match, or none.
 
-        return await _in_thread(delete)
+        Args:
+            collection: Of the documents.
+            namespace: Of the documents.
+            filter_: Not empty.
+            expected_count: How many must match; None to see how many do.
+            origin: Who asks.
 
-    async def collections(self) -> list[CollectionInfo]:
-        """Describe every collection."""
-        return await _in_thread(self._store.collections)
+        Raises:
+            ConflictError: If another number matches now.
+            InvalidInputError: If the filter is empty or is none.
+        """
+        delete = partial(
+            self._changer.delete_matching, expected_count=expected_count, origin=origin
+        )
+        return await _in_thread(
+            partial(delete, collection, namespace, filter_), self._scans
+        )
 
-    async def reindex(self, name: str, *, progress: Progress | None = None) -> int:
+    async def collections(self, namespace: str | None = None) -> list[CollectionInfo]:
+        """Describe every collection, or only what a namespace has in each."""
+        return await _in_thread(partial(self._store.collections, namespace))
+
+    async def namespaces(
+        self, collection: str, prefix: str = "", limit: int = 100
+    ) -> list[str]:
+        """Return names of namespaces that have documents, in order."""
+        return await _in_thread(
+            partial(self._pager.namespaces, collection, prefix, limit)
+        )
+
+    async def document_ids(
+        self, collection: str, namespace: str, prefix: str = "", limit: int = 100
+    ) -> list[str]:
+        """Return ids of documents that begin with `prefix`, in order."""
+        return await _in_thread(
+            partial(self._pager.document_ids, collection, namespace, prefix, limit)
+        )
+
+    async def audit(
+        self, *, limit: int = 100, namespace: str | None = None
+    ) -> list[AuditEntry]:
+        """Return the newest changes, newest first; of one namespace or of all."""
+        check_audit(limit, namespace)
+        return await _in_thread(
+            partial(self._store.audit, limit=limit, namespace=namespace)
+        )
+
+    async def reindex(
+        self,
+        name: str,
+        *,
+        origin: Origin = NOBODY,
+        progress: Progress | None = None,
+    ) -> int:
         """Encode a collection again with the settings as they are.
 
         The old index stays until the new one is complete.
@@ -221,7 +336,9 @@ class Engine:
                 await self.store(_copy(*stored, collection=new.name))
             if progress is not None:
                 await progress(done, len(keys), "documents encoded")
-        await _in_thread(partial(self._store.finish_reindexing, old, new))
+        await _in_thread(
+            partial(self._store.finish_reindexing, old, new, origin=origin)
+        )
         return len(keys)
 
 

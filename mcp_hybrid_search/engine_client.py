@@ -3,9 +3,10 @@
 Imports neither models nor stores.
 """
 
+import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,16 @@ from pydantic_core import PydanticSerializationError
 
 from mcp_hybrid_search import engine_protocol as protocol
 from mcp_hybrid_search.documents import (
+    AuditEntry,
     CollectionInfo,
+    Deletion,
+    Document,
+    DocumentPage,
     DocumentText,
+    Json,
+    ListRequest,
     NewDocument,
+    Origin,
     Outcome,
     SearchRequest,
     SearchResult,
@@ -32,13 +40,24 @@ from mcp_hybrid_search.errors import (
 )
 from mcp_hybrid_search.filters import parse_filter
 from mcp_hybrid_search.settings import Settings
-from mcp_hybrid_search.validation import check_document, check_place, check_search
+from mcp_hybrid_search.validation import (
+    check_audit,
+    check_completion,
+    check_deletion,
+    check_document,
+    check_list,
+    check_metadata,
+    check_place,
+    check_search,
+)
 
 CRASH_LIMIT = 3
 CRASH_SECONDS = 60.0
 """A call in which the engine died so often in this time is refused by name."""
 GONE_LIMIT = 20
 """Engines that may leave before a call begins, before it is given up."""
+
+NOBODY = Origin()
 
 REPEATED = (
     "The engine ended during this call and was started again; the call was repeated."
@@ -86,16 +105,24 @@ class EngineClient:
         await self._connection.aclose()
 
     async def store(
-        self, document: NewDocument, *, progress: Progress | None = None
+        self,
+        document: NewDocument,
+        *,
+        origin: Origin = NOBODY,
+        progress: Progress | None = None,
     ) -> Stored:
         """Store one document; see `Engine.store`."""
-        (outcome,) = await self.store_many([document], progress=progress)
+        (outcome,) = await self.store_many([document], origin=origin, progress=progress)
         if isinstance(outcome, HybridSearchError):
             raise outcome
         return outcome
 
     async def store_many(
-        self, documents: Sequence[NewDocument], *, progress: Progress | None = None
+        self,
+        documents: Sequence[NewDocument],
+        *,
+        origin: Origin = NOBODY,
+        progress: Progress | None = None,
     ) -> list[Outcome]:
         """Store documents; see `Engine.store_many`."""
         outcomes: list[Outcome | None] = [self._refusal(each) for each in documents]
@@ -103,8 +130,9 @@ class EngineClient:
             d for d, refusal in zip(documents, outcomes, strict=True) if not refusal
         ]
         if good:
+            arguments = {"documents": good, "origin": origin}
             stored, repeated = await self._call(
-                "store_many", {"documents": good}, _named(good), progress
+                "store_many", arguments, _named(good), progress
             )
             rest = iter(stored)
             outcomes = [outcome or next(rest) for outcome in outcomes]
@@ -153,27 +181,131 @@ class EngineClient:
         text: DocumentText = found
         return text
 
-    async def delete(self, collection: str, namespace: str, document_id: str) -> bool:
+    async def documents(self, request: ListRequest) -> DocumentPage:
+        """Return a page of documents; see `Engine.documents`."""
+        check_list(request)
+        arguments = {"request": request}
+        found, _ = await self._call("documents", arguments, "listing documents")
+        page: DocumentPage = found
+        return page
+
+    async def update_metadata(
+        self,
+        collection: str,
+        namespace: str,
+        document_id: str,
+        patch: Mapping[str, Json],
+        *,
+        origin: Origin = NOBODY,
+    ) -> Document:
+        """Change a document's metadata; see `Engine.update_metadata`."""
+        check_place(collection, namespace, document_id)
+        check_metadata(patch, self._settings.max_metadata_bytes)
+        arguments = {
+            "collection": collection,
+            "namespace": namespace,
+            "document_id": document_id,
+            "patch": patch,
+            "origin": origin,
+        }
+        told = f"changing the metadata of {document_id!r}"
+        found, _ = await self._call("update_metadata", arguments, told)
+        document: Document = found
+        return document
+
+    async def delete(
+        self,
+        collection: str,
+        namespace: str,
+        document_id: str,
+        *,
+        origin: Origin = NOBODY,
+    ) -> bool:
         """Delete a document; see `Engine.delete`."""
         check_place(collection, namespace, document_id)
         arguments = {
             "collection": collection,
             "namespace": namespace,
             "document_id": document_id,
+            "origin": origin,
         }
         done, _ = await self._call("delete", arguments, f"deleting {document_id!r}")
         return bool(done)
 
-    async def collections(self) -> list[CollectionInfo]:
-        """Describe every collection."""
-        found, _ = await self._call("collections", {}, "listing collections")
+    async def delete_matching(
+        self,
+        collection: str,
+        namespace: str,
+        filter_: Mapping[str, Json],
+        *,
+        expected_count: int | None,
+        origin: Origin = NOBODY,
+    ) -> Deletion:
+        """Delete all documents that match, or none; see `Engine.delete_matching`."""
+        check_deletion(collection, namespace, filter_, expected_count)
+        arguments = {
+            "collection": collection,
+            "namespace": namespace,
+            "filter_": filter_,
+            "expected_count": expected_count,
+            "origin": origin,
+        }
+        told = f"deleting documents of {collection!r}"
+        found, _ = await self._call("delete_matching", arguments, told)
+        deletion: Deletion = found
+        return deletion
+
+    async def collections(self, namespace: str | None = None) -> list[CollectionInfo]:
+        """Describe collections; see `Engine.collections`."""
+        arguments = {"namespace": namespace}
+        found, _ = await self._call("collections", arguments, "listing collections")
         collections: list[CollectionInfo] = found
         return collections
 
-    async def reindex(self, name: str, *, progress: Progress | None = None) -> int:
+    async def namespaces(
+        self, collection: str, prefix: str = "", limit: int = 100
+    ) -> list[str]:
+        """Return names of namespaces; see `Engine.namespaces`."""
+        check_completion(collection, None, prefix, limit)
+        arguments = {"collection": collection, "prefix": prefix, "limit": limit}
+        found, _ = await self._call("namespaces", arguments, "listing namespaces")
+        return list(found)
+
+    async def document_ids(
+        self, collection: str, namespace: str, prefix: str = "", limit: int = 100
+    ) -> list[str]:
+        """Return ids of documents; see `Engine.document_ids`."""
+        check_completion(collection, namespace, prefix, limit)
+        arguments = {
+            "collection": collection,
+            "namespace": namespace,
+            "prefix": prefix,
+            "limit": limit,
+        }
+        found, _ = await self._call("document_ids", arguments, "listing ids")
+        return list(found)
+
+    async def audit(
+        self, *, limit: int = 100, namespace: str | None = None
+    ) -> list[AuditEntry]:
+        """Return the newest changes; see `Engine.audit`."""
+        check_audit(limit, namespace)
+        arguments = {"limit": limit, "namespace": namespace}
+        found, _ = await self._call("audit", arguments, "reading the audit")
+        entries: list[AuditEntry] = found
+        return entries
+
+    async def reindex(
+        self,
+        name: str,
+        *,
+        origin: Origin = NOBODY,
+        progress: Progress | None = None,
+    ) -> int:
         """Encode a collection again; see `Engine.reindex`."""
         told = f"reindexing {name!r}"
-        count, _ = await self._call("reindex", {"name": name}, told, progress)
+        arguments = {"name": name, "origin": origin}
+        count, _ = await self._call("reindex", arguments, told, progress)
         return int(count)
 
     async def _call(
@@ -185,8 +317,7 @@ class EngineClient:
     ) -> tuple[Any, bool]:
         """Return what the engine returns, and whether it was asked again."""
         operation = protocol.OPERATIONS[name]
-        body = _body(operation, arguments)
-        key = protocol.digest(operation, body)
+        key, body = _key_and_body(operation, arguments)
         repeated = False
         for _ in range(GONE_LIMIT):
             try:
@@ -220,6 +351,20 @@ class EngineClient:
             )
             raise StoreUnavailableError(msg)
         return count
+
+
+def _key_and_body(
+    operation: Operation, arguments: dict[str, Any]
+) -> tuple[bytes, bytes]:
+    """Return what tells a call apart from others, whoever asks, and what is sent."""
+    if "origin" not in arguments:
+        body = _body(operation, arguments)
+        return protocol.digest(operation, body), body
+    origin: Origin = arguments["origin"]
+    key = protocol.digest(operation, _body(operation, {**arguments, "origin": NOBODY}))
+    # By its name the engine knows what this very call did before it is repeated.
+    named = replace(origin, call=origin.call or secrets.token_hex(16))
+    return key, _body(operation, {**arguments, "origin": named})
 
 
 def _body(operation: Operation, arguments: dict[str, Any]) -> bytes:

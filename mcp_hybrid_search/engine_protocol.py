@@ -21,9 +21,16 @@ from typing_extensions import TypedDict
 
 from mcp_hybrid_search import __version__
 from mcp_hybrid_search.documents import (
+    AuditEntry,
     CollectionInfo,
+    Deletion,
+    Document,
+    DocumentPage,
     DocumentText,
+    Json,
+    ListRequest,
     NewDocument,
+    Origin,
     SearchRequest,
     SearchResult,
     Stored,
@@ -38,7 +45,7 @@ from mcp_hybrid_search.errors import (
 )
 from mcp_hybrid_search.settings import Settings
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change that an older client or engine would not understand."""
 
 READY, TAKEN = "ready", "taken"
@@ -136,6 +143,7 @@ class StoreMany(TypedDict):
     """Arguments of `Engine.store_many`."""
 
     documents: list[NewDocument]
+    origin: Origin
 
 
 class Search(TypedDict):
@@ -154,22 +162,76 @@ class ReadDocument(TypedDict):
     chunk_limit: int | None
 
 
+class ListDocuments(TypedDict):
+    """Arguments of `Engine.documents`."""
+
+    request: ListRequest
+
+
+class UpdateMetadata(TypedDict):
+    """Arguments of `Engine.update_metadata`."""
+
+    collection: str
+    namespace: str
+    document_id: str
+    patch: dict[str, Json]
+    origin: Origin
+
+
 class Delete(TypedDict):
     """Arguments of `Engine.delete`."""
 
     collection: str
     namespace: str
     document_id: str
+    origin: Origin
+
+
+class DeleteMatching(TypedDict):
+    """Arguments of `Engine.delete_matching`."""
+
+    collection: str
+    namespace: str
+    filter_: dict[str, Json]
+    expected_count: int | None
+    origin: Origin
 
 
 class Collections(TypedDict):
     """Arguments of `Engine.collections`."""
+
+    namespace: str | None
+
+
+class Namespaces(TypedDict):
+    """Arguments of `Engine.namespaces`."""
+
+    collection: str
+    prefix: str
+    limit: int
+
+
+class DocumentIds(TypedDict):
+    """Arguments of `Engine.document_ids`."""
+
+    collection: str
+    namespace: str
+    prefix: str
+    limit: int
+
+
+class Audit(TypedDict):
+    """Arguments of `Engine.audit`."""
+
+    limit: int
+    namespace: str | None
 
 
 class Reindex(TypedDict):
     """Arguments of `Engine.reindex`."""
 
     name: str
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +255,17 @@ OPERATIONS = {
         ),
         Operation("search", TypeAdapter(Search), TypeAdapter(SearchResult)),
         Operation("document", TypeAdapter(ReadDocument), TypeAdapter(DocumentText)),
+        Operation("documents", TypeAdapter(ListDocuments), TypeAdapter(DocumentPage)),
+        Operation(
+            "update_metadata", TypeAdapter(UpdateMetadata), TypeAdapter(Document)
+        ),
         Operation("delete", TypeAdapter(Delete), TypeAdapter(bool)),
+        Operation(
+            "delete_matching", TypeAdapter(DeleteMatching), TypeAdapter(Deletion)
+        ),
+        Operation("namespaces", TypeAdapter(Namespaces), TypeAdapter(list[str])),
+        Operation("document_ids", TypeAdapter(DocumentIds), TypeAdapter(list[str])),
+        Operation("audit", TypeAdapter(Audit), TypeAdapter(list[AuditEntry])),
         Operation(
             "collections", TypeAdapter(Collections), TypeAdapter(list[CollectionInfo])
         ),

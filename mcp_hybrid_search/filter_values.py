@@ -9,8 +9,9 @@ payload key holds two types: Qdrant Edge takes a boolean to match for an integer
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, TypeAlias
 
@@ -28,15 +29,19 @@ _MOMENT = re.compile(
 _LARGEST, _SMALLEST = 1e290, 1e-290
 _INTEGER_LIMIT = 2.0**63
 _OBJECT = object()
+_DOT = "-2e"
 
 
-def filterable(metadata: Mapping[str, object]) -> dict[str, list[Any]]:
+def filterable(
+    metadata: Mapping[str, object], names: Container[str] | None = None
+) -> dict[str, list[Any]]:
     """Flatten metadata to what the index holds under `METADATA_KEY`.
 
     Keys of nested objects are joined by ``.``; lists contribute each element.
 
     Args:
         metadata: Valid JSON, at most 16 deep.
+        names: What `payload_name` calls the paths that are wanted; None for all.
     """
     values_by_path: dict[str, list[Any]] = {}
     for path, value in _leaves(metadata, ""):
@@ -44,6 +49,8 @@ def filterable(metadata: Mapping[str, object]) -> dict[str, list[Any]]:
     payload: dict[str, dict[Any, None]] = {}
     for path, values in values_by_path.items():
         name = payload_name(path)
+        if names is not None and name not in names:
+            continue
         for key, entry in _entries(name, values):
             payload.setdefault(key, {})[entry] = None
     return {key: list(entries) for key, entries in payload.items()}
@@ -56,10 +63,22 @@ def payload_name(path: str) -> str:
     around many short ones would be repeated for each of them.
     """
     if len(path) <= NAME_LIMIT:
-        name = re.sub(r"[^A-Za-z0-9_]", _escape, path)
+        name = _escaped(path)
         if len(name) <= NAME_LIMIT:
             return name
     return f"--{_digest(path)}"
+
+
+def may_be_within(name: str, key: str) -> bool:
+    """Return whether what `payload_name` calls so can be `key`, or inside of it."""
+    start = payload_name(key)
+    digest = name.startswith("--") or start.startswith("--")
+    return digest or name == start or name.startswith(f"{start}{_DOT}")
+
+
+@lru_cache(maxsize=4096)
+def _escaped(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]", _escape, path)
 
 
 def keyword(name: str, value: Scalar) -> str:

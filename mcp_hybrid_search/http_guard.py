@@ -23,6 +23,7 @@ REQUESTABLE = re.compile(
 )
 """Headers that a page may send to us."""
 PREFLIGHT_SECONDS = 600
+RETRY_SECONDS = 5
 
 _SINGLE = frozenset(
     {
@@ -49,6 +50,8 @@ class Reply:
             self.begun = True
             headers = MutableHeaders(scope=message)
             headers.update(self._headers)
+            if message["status"] == HTTPStatus.SERVICE_UNAVAILABLE:
+                headers.setdefault("Retry-After", str(RETRY_SECONDS))
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
         await self._send(message)

@@ -1,46 +1,185 @@
-"""The HTTP server as a process: where it listens, and how it begins and ends."""
+"""The HTTP server as a process: how it begins, what it looks after, how it ends."""
 
 import asyncio
 import contextlib
-import errno
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
+from mcp_hybrid_search import oauth
 from mcp_hybrid_search.calls import Calls
-from mcp_hybrid_search.errors import InvalidInputError, StoreUnavailableError
-from mcp_hybrid_search.http_address import (
-    DEFAULT_PORTS,
-    Addresses,
-    Host,
-    configured_host,
-    configured_url,
-    is_loopback,
-    is_wildcard,
-)
-from mcp_hybrid_search.http_app import MCP, SSE, HttpApp, Transport, Transports, probe
+from mcp_hybrid_search.http_address import Host, is_loopback
+from mcp_hybrid_search.http_app import Building, Transport
 from mcp_hybrid_search.http_connection import HEAD_BYTES, connection_class
 from mcp_hybrid_search.http_guard import Guard
+from mcp_hybrid_search.http_listening import (
+    BACKLOG,
+    addresses,
+    base_url,
+    check_exposure,
+    listed,
+    listening,
+    most_connections,
+    scheme,
+    tls_context,
+    url_path,
+)
+from mcp_hybrid_search.http_transports import MCP, SSE, Transports
+from mcp_hybrid_search.metrics import Metrics
 from mcp_hybrid_search.opening import opener
-from mcp_hybrid_search.readiness import READY, Readiness
+from mcp_hybrid_search.readiness import Readiness
 from mcp_hybrid_search.server import create_server
-from mcp_hybrid_search.settings import PREFIX, Settings
+from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stdio import leave_within
+from mcp_hybrid_search.tokens import LOOK_SECONDS, Tokens
 
-MOST_CONNECTIONS = 4_000
+if TYPE_CHECKING:
+    from mcp_hybrid_search.opening import AnyOpening
+
 DRAIN_SECONDS = 8.0
+"""How long calls in flight may take at the end."""
+SETTLE_SECONDS = 1.0
 LEAVE_SECONDS = 9.5
-BACKLOG = 1024
 
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+PLAIN = (
+    "Tokens travel in plain text to %s. Use HYBRID_SEARCH_TLS_CERT_FILE, or a proxy"
+    " that speaks TLS."
+)
 
 log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, transport: Transport) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        HybridSearchError: If it cannot listen, or must not.
+    """
+    check_exposure(settings)
+    tokens = _tokens(settings)
+    issuer = oauth.configured(settings)
+    tls = tls_context(settings)
+    if (tokens or issuer) and not (tls or is_loopback(settings.host)):
+        log.warning(PLAIN, settings.host)
+    with listening(settings) as listener:
+        opening = opener(settings)
+        try:
+            serving = _Serving(settings, opening, listener)
+            app = await serving.app(transport, tokens, issuer)
+            await serving.run(_config(settings, app, tls), transport)
+        finally:
+            await opening.aclose()
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    if settings.tokens_file is None and settings.token is None:
+        return None
+    single = settings.token
+    return Tokens(
+        settings.tokens_file, None if single is None else single.get_secret_value()
+    )
+
+
+class _Serving:
+    """One server from its first connection to its last."""
+
+    def __init__(
+        self, settings: Settings, opening: "AnyOpening", listener: socket.socket
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._port: int = listener.getsockname()[1]
+        self._base_url = base_url(settings, self._port)
+        self._calls = Calls(
+            at_once=settings.max_calls,
+            waiting=settings.max_waiting_calls,
+            per_minute=settings.max_calls_per_minute,
+        )
+        self._metrics = Metrics()
+        self._server = create_server(
+            opening, settings, calls=self._calls, observer=self._metrics
+        )
+        self._transports = Transports(
+            self._server, settings, prefix=url_path(self._base_url)
+        )
+        self._readiness = Readiness(opening)
+        self._leaving = anyio.Event()
+        self._draining = anyio.CancelScope()
+
+    async def app(
+        self, transport: Transport, tokens: Tokens | None, issuer: oauth.OAuth | None
+    ) -> ASGIApp:
+        """Return what answers requests."""
+        tools = await self._server.list_tools()
+        self._metrics.know([tool.name for tool in tools])
+        self._building = Building(
+            self._settings,
+            transports=self._transports,
+            calls=self._calls,
+            tokens=tokens,
+            issuer=issuer,
+            base_url=self._base_url,
+            writing_tools=frozenset(
+                tool.name
+                for tool in tools
+                if tool.annotations is None or not tool.annotations.read_only_hint
+            ),
+        )
+        return Guard(
+            self._building.routes(transport, self._readiness, self._metrics),
+            addresses(self._settings, self._port),
+            listens_on=self._settings.host,
+            refused=self._metrics.refused,
+        )
+
+    async def run(self, config: uvicorn.Config, transport: Transport) -> None:
+        """Serve until a signal comes, and then what was begun."""
+        server = _Server(config)
+        async with self._transports.manager.run(), anyio.create_task_group() as group:
+            with _signals_call(self._leave):
+                group.start_soon(self._readiness.state)
+                group.start_soon(self._watch)
+                group.start_soon(self._end, server)
+                _announce(self._settings, transport, self._port)
+                await server.serve(sockets=[self._listener])
+            group.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        """Cut off whoever's token was revoked or has expired."""
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            trusts = self._building.gatekeeper.still_trusts
+            self._building.streams.cut(unless=trusts)
+
+    def _leave(self) -> None:
+        """Begin to end; asked again, end at once."""
+        again = self._leaving.is_set()
+        leave_within(SETTLE_SECONDS if again else LEAVE_SECONDS)
+        if again:
+            self._draining.cancel()
+        self._readiness.stopping = True
+        self._calls.close()
+        self._leaving.set()
+
+    async def _end(self, server: uvicorn.Server) -> None:
+        await self._leaving.wait()
+        log.info("Leaving; calls in flight: %d.", self._calls.active)
+        self._draining.deadline = anyio.current_time() + DRAIN_SECONDS
+        with self._draining:
+            await self._calls.drained()
+            # Answers may be on their way from the call to the connection.
+            with anyio.move_on_after(SETTLE_SECONDS):
+                await anyio.wait_all_tasks_blocked()
+        self._building.streams.close()
+        server.should_exit = True
 
 
 class _Server(uvicorn.Server):
@@ -52,154 +191,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings, transport: Transport) -> None:
-    """Serve until a signal ends it.
-
-    Raises:
-        HybridSearchError: If it cannot listen, or must not.
-    """
-    check_exposure(settings)
-    with listening(settings) as listener:
-        await _serve(settings, transport, listener)
-
-
-async def _serve(
-    settings: Settings, transport: Transport, listener: socket.socket
-) -> None:
-    opening = opener(settings)
-    calls = Calls(
-        at_once=settings.max_calls,
-        waiting=settings.max_waiting_calls,
-        per_minute=settings.max_calls_per_minute,
-    )
-    server = create_server(opening, settings, calls=calls)
-    transports = Transports(server, settings)
-    readiness = Readiness(opening)
-    port = listener.getsockname()[1]
-    routes: dict[str, ASGIApp] = {
-        "/healthz": probe(_alive, good="ok"),
-        "/readyz": probe(readiness.state, good=READY),
-        **transports.routes(transport),
-    }
-    guard = Guard(
-        HttpApp(routes),
-        addresses(settings, port),
-        listens_on=settings.host,
-        refused=lambda _kind: None,
-    )
-    uvicorn_server = _Server(_config(settings, guard))
-    try:
-        async with transports.manager.run(), anyio.create_task_group() as group:
-            with _signals_call(lambda: _leave(uvicorn_server, readiness, calls)):
-                group.start_soon(readiness.state)
-                _announce(settings, transport, port)
-                await uvicorn_server.serve(sockets=[listener])
-            group.cancel_scope.cancel()
-    finally:
-        await opening.aclose()
-
-
-def _leave(server: uvicorn.Server, readiness: Readiness, calls: Calls) -> None:
-    leave_within(LEAVE_SECONDS)
-    readiness.stopping = True
-    calls.close()
-    server.should_exit = True
-
-
-async def _alive() -> str:
-    return "ok"
-
-
-def scheme(settings: Settings) -> str:
-    """Return the scheme that the server itself speaks."""
-    return "http" if settings.tls_cert_file is None else "https"
-
-
-def check_exposure(settings: Settings) -> None:
-    """Refuse to listen to other machines without tokens.
-
-    Raises:
-        InvalidInputError: Saying what to do.
-    """
-    if is_loopback(settings.host.lower()):
-        return
-    if not (settings.tokens_file or settings.token or settings.oauth_issuer):
-        msg = (
-            f"{settings.host} can be reached from other machines, so callers need"
-            f" tokens. Make one with: mcp-hybrid-search token create NAME, and name its"
-            f" file in {PREFIX}TOKENS_FILE. Or listen on 127.0.0.1."
-        )
-        raise InvalidInputError(msg)
-
-
-def addresses(settings: Settings, port: int) -> Addresses:
-    """Return the hosts and origins that are served.
-
-    Raises:
-        InvalidInputError: If a setting names what is no host or URL.
-    """
-    names = {settings.host.lower()}
-    if is_loopback(settings.host.lower()) or is_wildcard(settings.host):
-        names |= set(LOCAL_NAMES)
-    found = Addresses(
-        scheme=scheme(settings), listens_on=[Host(name, port) for name in sorted(names)]
-    )
-    if settings.public_url:
-        url = configured_url(settings.public_url, variable=f"{PREFIX}PUBLIC_URL")
-        host = configured_host(url.netloc, variable=f"{PREFIX}PUBLIC_URL")
-        found.allow_host(host, (url.scheme,))
-    for text in listed(settings.allowed_hosts):
-        host = configured_host(text, variable=f"{PREFIX}ALLOWED_HOSTS")
-        found.allow_host(host, DEFAULT_PORTS)
-    for text in listed(settings.allowed_origins):
-        found.allow_origin(text)
-    return found
-
-
-def listed(text: str) -> list[str]:
-    """Return what stands between commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-@contextlib.contextmanager
-def listening(settings: Settings) -> Iterator[socket.socket]:
-    """Listen where the settings say.
-
-    Raises:
-        InvalidInputError: If the host is not one of this machine.
-        StoreUnavailableError: If the port is taken.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as exc:
-            raise _unlistenable(settings, exc) from exc
-        listener.listen(BACKLOG)
-        yield listener
-    finally:
-        listener.close()
-
-
-def _unlistenable(settings: Settings, error: OSError) -> Exception:
-    if error.errno == errno.EADDRINUSE:
-        msg = (
-            f"Port {settings.port} of {settings.host} is in use. Choose another with"
-            f" --port, 0 for any free one."
-        )
-        return StoreUnavailableError(msg)
-    msg = f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}."
-    return InvalidInputError(msg)
-
-
-def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+def _config(
+    settings: Settings, app: ASGIApp, tls: ssl.SSLContext | None
+) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=connection_class(MOST_CONNECTIONS),
+        http=connection_class(most_connections()),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -214,6 +212,7 @@ def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
     config.load()
+    config.ssl = tls
     return config
 
 
@@ -226,6 +225,7 @@ def _announce(settings: Settings, transport: Transport, port: int) -> None:
 
 @contextlib.contextmanager
 def _signals_call(leave: Callable[[], None]) -> Iterator[None]:
+    # Windows' event loops take no handlers; there Ctrl+C is a KeyboardInterrupt.
     signals = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGINT)
     loop = asyncio.get_running_loop()
     for each in signals:
@@ -233,6 +233,7 @@ def _signals_call(leave: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        # The end is near and certain; one more would only cut the clean-up short.
         for each in signals:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_IGN)

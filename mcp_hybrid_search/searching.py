@@ -11,7 +11,7 @@ from mcp_hybrid_search.filters import Filter, parse_filter
 from mcp_hybrid_search.ranking import Fused, fuse, grouped, weights_for
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
-from mcp_hybrid_search.stores.ledger import Collection
+from mcp_hybrid_search.stores.rows import Collection
 from mcp_hybrid_search.validation import check_search
 
 WIDENINGS = 4
@@ -22,8 +22,8 @@ NOT_COMPLETE = (
     " for. Other words, a filter, or a larger HYBRID_SEARCH_PREFETCH_LIMIT find more."
 )
 NOTHING_STORED = (
-    "Nothing is stored yet. Store documents with store-document, or from files with"
-    " `mcp-hybrid-search add FILE`."
+    "Nothing is stored yet in namespace {namespace!r}. Store documents with"
+    " store-document, or from files with `mcp-hybrid-search add FILE`."
 )
 
 
@@ -48,19 +48,20 @@ class Searcher:
 
         Raises:
             InvalidInputError: If the request is out of its limits.
-            NotFoundError: If other collections exist, but not this one.
+            NotFoundError: If the namespace has documents, but not in this collection.
         """
         check_search(request, self._settings)
         filter_ = None if request.filter is None else parse_filter(request.filter)
         started = time.perf_counter()
-        collection = self._store.collection(request.collection)
+        collection = self._store.collection(request.collection, request.namespace)
         if collection is None:
-            return SearchResult((), request.collection, (NOTHING_STORED,))
+            notice = NOTHING_STORED.format(namespace=request.namespace)
+            return SearchResult((), request.collection, (notice,))
         query = self._encoders.encode_query(request.query)
         encoded_at = time.perf_counter()
         # Before the rankings: what is indexed between the two is then told as
         # missing though it was found, and never missed without a word.
-        missing = self._store.missing(collection)
+        missing = self._store.missing(collection, request.namespace)
         hits, index_seconds, complete = self._hits(collection, request, query, filter_)
         if request.explain:
             hits = [self._explained(hit, request.query) for hit in hits]
@@ -68,7 +69,7 @@ class Searcher:
         notices = (
             *first,
             *missing,
-            *self._notices(collection, request, found=bool(hits)),
+            *self._notices(request),
         )
         if not complete:
             notices = (*notices, NOT_COMPLETE)
@@ -144,9 +145,7 @@ class Searcher:
         text = encoded_text(None, hit.text)
         return replace(hit, token_matches=self._encoders.token_matches(query, text))
 
-    def _notices(
-        self, collection: Collection, request: SearchRequest, *, found: bool
-    ) -> Iterator[str]:
+    def _notices(self, request: SearchRequest) -> Iterator[str]:
         if self._encoders.problem is not None:
             yield f"Only keyword search (BM25) ran. {self._encoders.problem}"
         excess = self._encoders.query_excess(request.query)
@@ -154,9 +153,4 @@ class Searcher:
             yield (
                 f"The last {excess} tokens of the query were used for keyword search"
                 " only; ask shorter."
-            )
-        if not found and not self._store.chunk_count(collection, request.namespace):
-            yield (
-                f"Nothing is stored in namespace {request.namespace!r} of collection"
-                f" {collection.name!r} yet."
             )

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -268,9 +268,18 @@ def load_settings(**given: Any) -> Settings:
         InvalidInputError: If a variable with our prefix is unknown, or a value
             does not fit.
     """
+    return settings_from(os.environ, **given)
+
+
+def settings_from(environment: Mapping[str, str], **given: Any) -> Settings:
+    """Read the settings from the variables of `environment`.
+
+    Raises:
+        InvalidInputError: As `load_settings` does.
+    """
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     values: dict[str, Any] = {}
-    for variable, value in sorted(os.environ.items()):
+    for variable, value in sorted(environment.items()):
         name = variable.upper()
         if name in known:
             # A client that shows a form sends what was left out as nothing.
@@ -284,8 +293,31 @@ def load_settings(**given: Any) -> Settings:
         raise InvalidInputError(_explained(exc)) from None
 
 
+def check_variable(name: str) -> None:
+    """Refuse what is not the variable of a setting, as it is written.
+
+    Raises:
+        InvalidInputError: It names the nearest one.
+    """
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    if name not in known:
+        raise InvalidInputError(_unknown(name, known))
+
+
+def secret_variables() -> set[str]:
+    """Return the variables whose values nobody may see."""
+    properties = Settings.model_json_schema()["properties"]
+    return {
+        PREFIX + name.upper()
+        for name, schema in properties.items()
+        if any(part.get("writeOnly") for part in (schema, *schema.get("anyOf", ())))
+    }
+
+
 def _unknown(variable: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(variable.upper(), sorted(known), n=1)
+    name = variable.upper()
+    name = name if name.startswith(PREFIX[:6]) else PREFIX + name
+    nearest = difflib.get_close_matches(name, sorted(known), n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     return f"There is no setting {variable}.{hint} The README lists every setting."
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -14,7 +14,9 @@ from mcp_hybrid_search.chunking import Chunking, encoded_text, split, title_for
 from mcp_hybrid_search.documents import (
     Chunk,
     Document,
+    Json,
     NewDocument,
+    Origin,
     Outcome,
     Status,
     Stored,
@@ -28,7 +30,7 @@ from mcp_hybrid_search.errors import (
 )
 from mcp_hybrid_search.settings import Settings
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
-from mcp_hybrid_search.stores.ledger import Collection
+from mcp_hybrid_search.stores.rows import Collection
 from mcp_hybrid_search.turns import Turns, Work
 from mcp_hybrid_search.validation import check_document
 
@@ -61,6 +63,15 @@ class Prepared:
         return [encoded_text(self.encoded_title, chunk.text) for chunk in self.chunks]
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who asks for documents to be stored, and what the same call stored before."""
+
+    origin: Origin
+    stored_before: dict[tuple[str, str, str], Status]
+    """By collection, namespace and document id."""
+
+
 class DocumentWriter:
     """Turns new documents into stored ones; calls share the encoders by turns."""
 
@@ -77,10 +88,18 @@ class DocumentWriter:
             settings.chunk_overlap_tokens,
         )
 
-    def store(self, documents: Sequence[NewDocument], work: Work) -> list[Outcome]:
+    def store(
+        self, documents: Sequence[NewDocument], work: Work, origin: Origin
+    ) -> list[Outcome]:
         """Store documents, each whole or not at all; may be called at once.
 
         One window is written while the next one is encoded.
+
+        Args:
+            documents: Checked here.
+            work: Told how far this is.
+            origin: Who asks. What the very same call stored before the engine died
+                is told as it was then.
 
         Returns:
             What became of each, in order.
@@ -88,7 +107,8 @@ class DocumentWriter:
         Raises:
             StoppedError: If `work` was stopped; what was written stays.
         """
-        prepared, outcomes = self._prepared(documents)
+        call = Call(origin, self._store.stored_by(origin))
+        prepared, outcomes = self._prepared(documents, call)
         work.chunks = sum(len(item.chunks) for item in prepared)
         with ThreadPoolExecutor(1, "writer") as pool:
             writing: Future[dict[int, Outcome]] | None = None
@@ -96,7 +116,7 @@ class DocumentWriter:
                 encoded = self._encoded(window, work)
                 if writing is not None:
                     outcomes |= writing.result()
-                writing = pool.submit(self._write_window, window, encoded)
+                writing = pool.submit(self._write_window, window, encoded, call)
             if writing is not None:
                 outcomes |= writing.result()
         return [outcomes[place] for place in range(len(documents))]
@@ -122,25 +142,28 @@ class DocumentWriter:
             return exc
 
     def _write_window(
-        self, window: Sequence[Prepared], encoded: list[Encoded] | HybridSearchError
+        self,
+        window: Sequence[Prepared],
+        encoded: list[Encoded] | HybridSearchError,
+        call: Call,
     ) -> dict[int, Outcome]:
         if isinstance(encoded, HybridSearchError):
             return {item.place: encoded for item in window}
         rest = iter(encoded)
         return {
-            item.place: self._write(item, list(islice(rest, len(item.chunks))))
+            item.place: self._write(item, list(islice(rest, len(item.chunks))), call)
             for item in window
         }
 
     def _prepared(
-        self, documents: Sequence[NewDocument]
+        self, documents: Sequence[NewDocument], call: Call
     ) -> tuple[list[Prepared], dict[int, Outcome]]:
         """Return the documents to encode and the outcomes of the others by place."""
         prepared: list[Prepared] = []
         outcomes: dict[int, Outcome] = {}
         for place, document in enumerate(documents):
             try:
-                item = self._prepare(place, document)
+                item = self._prepare(place, document, call)
             except HybridSearchError as exc:
                 outcomes[place] = exc
                 continue
@@ -150,16 +173,20 @@ class DocumentWriter:
                 prepared.append(item)
         return prepared, outcomes
 
-    def _prepare(self, place: int, document: NewDocument) -> Prepared | Stored:
+    def _prepare(
+        self, place: int, document: NewDocument, call: Call
+    ) -> Prepared | Stored:
         check_document(document, self._settings)
         tokenizer = self._encoders.tokenizer
         if tokenizer is None:
             msg = f"Nothing can be stored without all models. {self._encoders.problem}"
             raise ModelUnavailableError(msg)
-        collection = self._store.collection_for_writing(document.collection)
+        collection = self._collection(document)
         document = self._completed(collection, document)
-        content_hash = _content_hash(document)
-        settled = self._settled(collection, document, content_hash)
+        content_hash = hash_of(
+            document.text, document.title, document.source, document.metadata or {}
+        )
+        settled = self._settled(collection, document, content_hash, call)
         if settled is not None:
             return settled
         title = title_for(document.title, tokenizer, self._chunking)
@@ -167,6 +194,11 @@ class DocumentWriter:
             document.text, title=title, tokenizer=tokenizer, chunking=self._chunking
         )
         return Prepared(place, document, content_hash, title, chunks)
+
+    def _collection(self, document: NewDocument) -> Collection:
+        return self._store.collection_for_writing(
+            document.collection, document.namespace
+        )
 
     def _completed(self, collection: Collection, document: NewDocument) -> NewDocument:
         """Give a document its id; without one, what it omits stays as it was."""
@@ -188,7 +220,11 @@ class DocumentWriter:
         )
 
     def _settled(
-        self, collection: Collection, document: NewDocument, content_hash: bytes
+        self,
+        collection: Collection,
+        document: NewDocument,
+        content_hash: bytes,
+        call: Call,
     ) -> Stored | None:
         """Return the outcome if nothing needs to be written."""
         identity = document.document_id or ""
@@ -197,7 +233,9 @@ class DocumentWriter:
             return None
         status: Status | None = None
         if row.content_hash == content_hash:
-            status = "unchanged"
+            # Once only: the same text twice in one call is one change.
+            place = (collection.name, document.namespace, identity)
+            status = call.stored_before.pop(place, "unchanged")
         elif document.if_exists == "skip":
             status = "skipped"
         elif document.if_exists == "error":
@@ -219,24 +257,25 @@ class DocumentWriter:
         texts = [encoded_text(title, chunk.text) for chunk in chunks]
         return self._encoders.encode_documents(texts, advance=lambda: None)
 
-    def _write(self, item: Prepared, encoded: Sequence[Encoded]) -> Outcome:
+    def _write(self, item: Prepared, encoded: Sequence[Encoded], call: Call) -> Outcome:
         try:
             with self._store.writing():
-                return self._written(item, encoded)
+                return self._written(item, encoded, call)
         except HybridSearchError as exc:
             return exc
 
-    def _written(self, item: Prepared, encoded: Sequence[Encoded]) -> Stored:
+    def _written(
+        self, item: Prepared, encoded: Sequence[Encoded], call: Call
+    ) -> Stored:
         document = item.document
         identity = document.document_id or ""
-        collection = self._store.collection_for_writing(document.collection)
+        collection = self._collection(document)
         # Another call may have stored it since it was prepared.
-        settled = self._settled(collection, document, item.content_hash)
+        settled = self._settled(collection, document, item.content_hash, call)
         if settled is not None:
             return settled
         row = self._store.find(collection, document.namespace, identity)
-        # Whole milliseconds are what is shown, and what Edge reads back exactly.
-        now = round(time.time(), 3)
+        now = changed_at(row.document if row else None)
         created_at, updated_at = document.times or (
             row.document.created_at if row else now,
             now,
@@ -257,6 +296,7 @@ class DocumentWriter:
             item.chunks,
             encoded,
             content_hash=item.content_hash,
+            origin=call.origin,
         )
         return Stored(
             identity,
@@ -281,6 +321,20 @@ def _windows(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
         yield window
 
 
-def _content_hash(document: NewDocument) -> bytes:
-    parts = [document.text, document.title, document.source, document.metadata or {}]
+def hash_of(
+    text: str, title: str | None, source: str | None, metadata: Mapping[str, Json]
+) -> bytes:
+    """Return what differs when a document does."""
+    parts = [text, title, source, metadata]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+
+
+def changed_at(document: Document | None) -> float:
+    """Return the time of a change, later than that of the change before.
+
+    Whole milliseconds are what is shown, and what Edge reads back exactly.
+    """
+    now = time.time()
+    if document is not None:
+        now = max(now, document.updated_at + 0.001)
+    return round(now, 3)

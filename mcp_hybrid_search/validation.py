@@ -4,10 +4,17 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
-from mcp_hybrid_search.documents import NewDocument, SearchRequest
+from mcp_hybrid_search.documents import (
+    ListRequest,
+    NewDocument,
+    OrderBy,
+    SearchRequest,
+)
 from mcp_hybrid_search.errors import InvalidInputError
+from mcp_hybrid_search.filters import EVERYTHING, parse_filter
+from mcp_hybrid_search.listing import place_of
 from mcp_hybrid_search.settings import NAME_PATTERN, Settings
 
 MAX_ID_BYTES = 512
@@ -16,6 +23,8 @@ MAX_SOURCE_BYTES = 8_000
 MAX_METADATA_DEPTH = 16
 MAX_METADATA_KEYS = 256
 MAX_LIMIT = 100
+MAX_PAGE = 1_000
+MAX_AUDIT = 10_000
 _INT64 = 2**63
 
 _NAME = re.compile(NAME_PATTERN)
@@ -89,8 +98,68 @@ def check_search(request: SearchRequest, settings: Settings) -> None:
         msg = "query is empty or only white space. Ask with words or a question."
         raise InvalidInputError(msg)
     _check_size("query", request.query, settings.max_query_bytes)
-    if not 1 <= request.limit <= MAX_LIMIT:
-        msg = f"limit must be from 1 to {MAX_LIMIT}; got {request.limit}."
+    _check_range("limit", request.limit, MAX_LIMIT)
+
+
+def check_list(request: ListRequest) -> None:
+    """Refuse a list that cannot be, or a cursor that leads nowhere."""
+    check_names(request.collection, request.namespace)
+    _check_range("limit", request.limit, MAX_PAGE)
+    orders = get_args(OrderBy)
+    if request.order_by not in orders:
+        msg = f"order_by must be one of {', '.join(orders)}."
+        raise InvalidInputError(msg)
+    if request.filter is not None:
+        parse_filter(request.filter)
+    place_of(request)
+
+
+def check_deletion(
+    collection: str,
+    namespace: str,
+    filter_: Mapping[str, Any],
+    expected_count: int | None,
+) -> None:
+    """Refuse a deletion that names nothing, for it would be of everything."""
+    check_names(collection, namespace)
+    if parse_filter(filter_) == EVERYTHING:
+        msg = (
+            "filter is empty and would match every document. Name what to delete, such"
+            ' as {"source": "notes.md"}.'
+        )
+        raise InvalidInputError(msg)
+    if expected_count is not None and expected_count < 0:
+        msg = f"The expected count must be 0 or more; got {expected_count}."
+        raise InvalidInputError(msg)
+
+
+def check_names(collection: str, namespace: str) -> None:
+    """Refuse names that no collection and no namespace can have."""
+    check_name("collection", collection)
+    check_name("namespace", namespace)
+
+
+def check_completion(
+    collection: str, namespace: str | None, prefix: str, limit: int
+) -> None:
+    """Refuse to list names that begin with no text."""
+    check_name("collection", collection)
+    if namespace is not None:
+        check_name("namespace", namespace)
+    _check_unicode("prefix", prefix)
+    _check_range("limit", limit, MAX_PAGE)
+
+
+def check_audit(limit: int, namespace: str | None) -> None:
+    """Refuse to list more of the audit than there is memory for."""
+    if namespace is not None:
+        check_name("namespace", namespace)
+    _check_range("limit", limit, MAX_AUDIT)
+
+
+def _check_range(name: str, value: int, largest: int) -> None:
+    if not 1 <= value <= largest:
+        msg = f"{name} must be from 1 to {largest}; got {value}."
         raise InvalidInputError(msg)
 
 

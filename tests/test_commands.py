@@ -177,7 +177,7 @@ def test_notices_go_to_stderr(run: Run) -> None:
     result = run("search", "kettle")
     assert result.exit_code == 0
     assert result.stdout == "No hits in 'documents'.\n"
-    assert result.stderr.startswith("Note: Nothing is stored yet.")
+    assert result.stderr.startswith("Note: Nothing is stored yet")
 
 
 @pytest.mark.usefixtures("stored")

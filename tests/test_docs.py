@@ -43,6 +43,7 @@ def test_the_readme_lists_every_command() -> None:
         for command in app.registered_commands
         if command.callback is not None
     }
+    defined |= {str(group.name) for group in app.registered_groups}
     assert listed == {name.replace("_", "-") for name in defined}
 
 

@@ -281,7 +281,7 @@ async def test_searching_before_anything_is_stored_says_so(engine: Engine) -> No
     assert "Nothing is stored yet" in result.notices[0]
     await engine.store(new("x"))
     result = await search(engine, "anything", namespace="empty")
-    assert "Nothing is stored in namespace 'empty'" in result.notices[0]
+    assert "Nothing is stored yet in namespace 'empty'" in result.notices[0]
 
 
 async def test_an_unknown_collection_is_named_with_those_that_exist(

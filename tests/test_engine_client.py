@@ -11,10 +11,15 @@ import pytest
 from mcp_hybrid_search import engine_client, engine_socket, engine_starting
 from mcp_hybrid_search import engine_protocol as protocol
 from mcp_hybrid_search.documents import (
+    AuditEntry,
     CollectionInfo,
+    Deletion,
     Document,
+    DocumentPage,
     DocumentText,
+    ListRequest,
     NewDocument,
+    Origin,
     SearchRequest,
     SearchResult,
     Stored,
@@ -66,6 +71,9 @@ def attempts(engines: Engines) -> list[int]:
     return [int(call.headers[protocol.ATTEMPT_HEADER]) for call in engines.calls]
 
 
+MINE = Origin("me", "a tool", "a call")
+ORIGIN = {"origin": {"client": "me", "tool": "a tool", "call": "a call"}}
+ENTRY = AuditEntry(1.5, "me", "a tool", "deleted", "c", "n", "it")
 PLACE = {"collection": "c", "namespace": "n", "document_id": "it"}
 DONE: list[tuple[Method, str, dict[str, Any], Any]] = [
     (
@@ -74,9 +82,77 @@ DONE: list[tuple[Method, str, dict[str, Any], Any]] = [
         {**PLACE, "first_chunk": 1, "chunk_limit": None},
         TEXT,
     ),
-    (lambda client: client.delete("c", "n", "it"), "delete", PLACE, True),
-    (lambda client: client.collections(), "collections", {}, [INFO]),
-    (lambda client: client.reindex("c"), "reindex", {"name": "c"}, 7),
+    (
+        lambda client: client.update_metadata("c", "n", "it", {"a": None}, origin=MINE),
+        "update_metadata",
+        {**PLACE, "patch": {"a": None}, **ORIGIN},
+        DOCUMENT,
+    ),
+    (
+        lambda client: client.delete("c", "n", "it", origin=MINE),
+        "delete",
+        {**PLACE, **ORIGIN},
+        True,
+    ),
+    (
+        lambda client: client.delete_matching(
+            "c", "n", {"a": 1}, expected_count=1, origin=MINE
+        ),
+        "delete_matching",
+        {
+            "collection": "c",
+            "namespace": "n",
+            "filter_": {"a": 1},
+            "expected_count": 1,
+            **ORIGIN,
+        },
+        Deletion(1, ("it",), deleted=True),
+    ),
+    (
+        lambda client: client.documents(ListRequest("c", "n", {"a": 1}, "title", 3)),
+        "documents",
+        {
+            "request": {
+                "collection": "c",
+                "namespace": "n",
+                "filter": {"a": 1},
+                "order_by": "title",
+                "limit": 3,
+                "cursor": None,
+            }
+        },
+        DocumentPage((DOCUMENT,), 1, "c"),
+    ),
+    (
+        lambda client: client.collections("n"),
+        "collections",
+        {"namespace": "n"},
+        [INFO],
+    ),
+    (
+        lambda client: client.namespaces("c", "n", 3),
+        "namespaces",
+        {"collection": "c", "prefix": "n", "limit": 3},
+        ["n"],
+    ),
+    (
+        lambda client: client.document_ids("c", "n", "i", 3),
+        "document_ids",
+        {"collection": "c", "namespace": "n", "prefix": "i", "limit": 3},
+        ["it"],
+    ),
+    (
+        lambda client: client.audit(limit=3, namespace="n"),
+        "audit",
+        {"limit": 3, "namespace": "n"},
+        [ENTRY],
+    ),
+    (
+        lambda client: client.reindex("c", origin=MINE),
+        "reindex",
+        {"name": "c", **ORIGIN},
+        7,
+    ),
 ]
 
 

@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from mcp_hybrid_search import engine_protocol as protocol
 from mcp_hybrid_search import errors
 from mcp_hybrid_search.documents import (
+    AuditEntry,
     CollectionInfo,
+    Deletion,
     Document,
+    DocumentPage,
     DocumentText,
     Hit,
+    ListRequest,
     NewDocument,
+    Origin,
     SearchRequest,
     SearchResult,
     Stored,
@@ -89,9 +94,11 @@ hits = st.builds(
     figures,
     matches,
 )
+origins = st.builds(Origin, texts, texts, texts)
+places = {"collection": texts, "namespace": texts, "document_id": texts}
 ARGUMENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "store_many": st.fixed_dictionaries(
-        {"documents": st.lists(new_documents, max_size=2)}
+        {"documents": st.lists(new_documents, max_size=2), "origin": origins}
     ),
     "search": st.fixed_dictionaries(
         {
@@ -116,11 +123,41 @@ ARGUMENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "chunk_limit": st.none() | counts,
         }
     ),
-    "delete": st.fixed_dictionaries(
-        {"collection": texts, "namespace": texts, "document_id": texts}
+    "documents": st.fixed_dictionaries(
+        {
+            "request": st.builds(
+                ListRequest,
+                texts,
+                texts,
+                filter=st.none() | metadata,
+                order_by=st.sampled_from(["id", "-title", "updated_at"]),
+                limit=counts,
+                cursor=optional,
+            )
+        }
     ),
-    "collections": st.just({}),
-    "reindex": st.fixed_dictionaries({"name": texts}),
+    "update_metadata": st.fixed_dictionaries(
+        {**places, "patch": metadata, "origin": origins}
+    ),
+    "delete": st.fixed_dictionaries({**places, "origin": origins}),
+    "delete_matching": st.fixed_dictionaries(
+        {
+            "collection": texts,
+            "namespace": texts,
+            "filter_": metadata,
+            "expected_count": st.none() | counts,
+            "origin": origins,
+        }
+    ),
+    "collections": st.fixed_dictionaries({"namespace": optional}),
+    "namespaces": st.fixed_dictionaries(
+        {"collection": texts, "prefix": texts, "limit": counts}
+    ),
+    "document_ids": st.fixed_dictionaries(
+        {"collection": texts, "namespace": texts, "prefix": texts, "limit": counts}
+    ),
+    "audit": st.fixed_dictionaries({"limit": counts, "namespace": optional}),
+    "reindex": st.fixed_dictionaries({"name": texts, "origin": origins}),
 }
 RESULTS: dict[str, st.SearchStrategy[Any]] = {
     "store_many": st.lists(stored | known_errors, max_size=3),
@@ -128,7 +165,25 @@ RESULTS: dict[str, st.SearchStrategy[Any]] = {
         SearchResult, st.lists(hits, max_size=2).map(tuple), texts, notices, figures
     ),
     "document": st.builds(DocumentText, documents, texts, counts, counts),
+    "documents": st.builds(
+        DocumentPage,
+        st.lists(documents, max_size=2).map(tuple),
+        counts,
+        texts,
+        optional,
+        notices,
+    ),
+    "update_metadata": documents,
     "delete": st.booleans(),
+    "delete_matching": st.builds(
+        Deletion, counts, st.lists(texts, max_size=2).map(tuple), st.booleans()
+    ),
+    "namespaces": st.lists(texts, max_size=2),
+    "document_ids": st.lists(texts, max_size=2),
+    "audit": st.lists(
+        st.builds(AuditEntry, floats, texts, texts, texts, texts, texts, texts),
+        max_size=2,
+    ),
     "collections": st.lists(
         st.builds(CollectionInfo, texts, texts, counts, counts, counts, floats),
         max_size=2,

@@ -340,7 +340,7 @@ async def test_slices_come_when_idle_and_hide_nothing(open_engine: OpenEngine) -
 
     assert sorted(await found(engine, "breeze")) == ["kite", "rust", "soup"]
     assert len(point_ids(engine)) == 3
-    collection = engine._store.collection("documents")
+    collection = engine._store.collection("documents", "default")
     assert collection
     assert not engine._store._ledger.unindexed(collection)
 

@@ -290,7 +290,7 @@ async def test_checkpoints_are_made_while_writes_never_pause(
     monkeypatch.setattr(indexes, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(indexes, "CHECKPOINT_IDLE_SECONDS", 3600.0)
     engine = open_engine()
-    collection = engine._store.collection_for_writing("documents")
+    collection = engine._store.collection_for_writing("documents", "default")
     with anyio.fail_after(PATIENCE_SECONDS):
         for i in range(1_000):
             await engine.store(new(f"Note {i}.", "note"))

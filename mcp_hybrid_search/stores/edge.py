@@ -113,6 +113,8 @@ class EdgeIndex:
         optimized = self._optimized()
         self.unoptimized = sum(point > optimized for point in self.point_ids())
         """Points that came since the last `optimize`: each is read by a search."""
+        self._moved: set[int] = set()
+        """Points among them that were there before, and left their graph."""
         self.used_at = time.monotonic()
         """When it was last searched or written to, monotonic."""
 
@@ -138,6 +140,7 @@ class EdgeIndex:
             self._shard.optimize()
         self.flush()
         self.unoptimized = 0
+        self._moved.clear()
         draft = self.path / f"{OPTIMIZED}.new"
         draft.write_text(str(max(points, default=0)))
         draft.replace(self.path / OPTIMIZED)
@@ -173,6 +176,25 @@ class EdgeIndex:
                 )
             self.unoptimized += len(batch)
             self.used_at = time.monotonic()
+
+    def overwrite(self, point_ids: Iterable[int], document: Document) -> None:
+        """Give points the payload of a document; those that are not there do no harm.
+
+        Vectors stay. A point that was in a graph leaves it until the next `optimize`.
+        """
+        payload, ids = _payload(document), set(point_ids)
+        with _edge_errors(self.path):
+            self._index_numbers([payload])
+            self._shard.update(
+                edge.UpdateOperation.overwrite_payload_by_filter(
+                    edge.Filter(must=[edge.HasIdCondition({*ids})]), payload
+                )
+            )
+        optimized = self._optimized()
+        moved = {point for point in ids - self._moved if point <= optimized}
+        self._moved |= moved
+        self.unoptimized += len(moved)
+        self.used_at = time.monotonic()
 
     def _index_numbers(self, payloads: Iterable[dict[str, Any]]) -> None:
         """Index the numbers and dates of a metadata key when it is first seen.

@@ -9,7 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from mcp_hybrid_search.documents import Chunk, CollectionInfo, Document
+from mcp_hybrid_search.documents import (
+    AuditEntry,
+    Chunk,
+    CollectionInfo,
+    Document,
+    Origin,
+    Status,
+)
 from mcp_hybrid_search.embeddings import Encoded
 from mcp_hybrid_search.errors import (
     ConflictError,
@@ -18,10 +25,13 @@ from mcp_hybrid_search.errors import (
 )
 from mcp_hybrid_search.filters import Filter
 from mcp_hybrid_search.settings import Settings
+from mcp_hybrid_search.stores import audit
 from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.edge import Point, Ranking, size_bytes
 from mcp_hybrid_search.stores.indexes import Encode, Indexes
-from mcp_hybrid_search.stores.ledger import Collection, DocumentRow, Ledger
+from mcp_hybrid_search.stores.ledger import Ledger
+from mcp_hybrid_search.stores.lists import Lists
+from mcp_hybrid_search.stores.rows import Collection, DocumentRow
 
 DRAFT = ".reindexing"
 """Begins the name of a collection that is being made: no user's name can."""
@@ -55,9 +65,15 @@ class EmbeddedStore:
         self._fingerprint = fingerprint
         self._directory = directory
         self._ledger = Ledger(directory.root / "ledger.sqlite3")
+        self.lists = Lists(self._ledger.rows)
+        """What is stored, counted and listed."""
         self._remove_drafts()
         self._indexes = Indexes(
-            self._directory, self._ledger, dims=dims, storage=settings.token_storage
+            self._directory,
+            self._ledger,
+            self.lists,
+            dims=dims,
+            storage=settings.token_storage,
         )
 
     def _remove_drafts(self) -> None:
@@ -78,28 +94,46 @@ class EmbeddedStore:
 
     # Collections
 
-    def collection(self, name: str) -> Collection | None:
-        """Return a collection that can be searched; None if there is none at all.
+    def collection(self, name: str, namespace: str) -> Collection | None:
+        """Return a collection that has documents of a namespace.
+
+        One without any is as if it did not exist: who uses a namespace sees nothing
+        of the others.
+
+        Returns:
+            None if the namespace has no documents at all.
 
         Raises:
-            NotFoundError: If other collections exist, but not this one.
+            NotFoundError: If it has some in other collections, but not in this one.
             ConflictError: If it was made with other models or chunking.
         """
         found = self._named(name)
-        if found is None:
-            names = [collection.name for collection in self._ledger.collections()]
-            if not names:
-                return None
-            listed = ", ".join(repr(name) for name in names)
-            msg = f"There is no collection {name!r}. There are: {listed}."
-            raise NotFoundError(msg)
-        return self._checked(found)
+        if found is not None and self.lists.holds(found, namespace):
+            if found.name != name:
+                raise _named_otherwise(found)
+            return self._checked(found)
+        names = [each.name for each in self.collections_of(namespace)]
+        if not names:
+            return None
+        listed = ", ".join(map(repr, names))
+        msg = f"There is no collection {name!r}. There are: {listed}."
+        raise NotFoundError(msg)
 
-    def collection_for_writing(self, name: str) -> Collection:
+    def collections_of(self, namespace: str) -> list[Collection]:
+        """Return the collections that have documents of a namespace."""
+        return [
+            collection
+            for collection in self._ledger.collections()
+            if not collection.name.startswith(DRAFT)
+            if self.lists.holds(collection, namespace)
+        ]
+
+    def collection_for_writing(self, name: str, namespace: str) -> Collection:
         """Return a collection, created if need be.
 
         Raises:
-            ConflictError: If it was made with other models or chunking.
+            ConflictError: If it was made with other models or chunking, or another's
+                name differs only in case.
         """
         with self._indexes.write_lock:
             found = self._named(name)
@@ -115,17 +149,25 @@ class EmbeddedStore:
         if found is None:
             msg = "A collection was created and is not there."
             raise AssertionError(msg)
+        if found.name != name:
+            if self.lists.holds(found, namespace):
+                raise _named_otherwise(found)
+            msg = (
+                f"There can be no collection {name!r}: names that differ only in case"
+                " are one name. Write it in another case, or choose another."
+            )
+            raise ConflictError(msg)
         return self._checked(found)
 
+    def named(self, name: str) -> Collection | None:
+        """Return a collection whatever it was made with; None if there is none."""
+        found = self._named(name)
+        return found if found is not None and found.name == name else None
+
     def _named(self, name: str) -> Collection | None:
+        """Return the collection whose name differs in case at most."""
         for collection in self._ledger.collections():
             if collection.name.casefold() == name.casefold():
-                if collection.name != name:
-                    msg = (
-                        f"There is a collection {collection.name!r}; names that differ"
-                        f" only in case are one name. Use {collection.name!r}."
-                    )
-                    raise ConflictError(msg)
                 return collection
         return None
 
@@ -141,22 +183,41 @@ class EmbeddedStore:
             raise ConflictError(msg)
         return collection
 
-    def collections(self) -> list[CollectionInfo]:
-        """Describe every collection."""
-        counts = self._ledger.counts()
-        texts = self._ledger.text_bytes()
+    def collections(self, namespace: str | None = None) -> list[CollectionInfo]:
+        """Describe every collection, or what a namespace has in each."""
+        if namespace is None:
+            return [
+                self._described(each)
+                for each in self._ledger.collections()
+                if not each.name.startswith(DRAFT)
+            ]
         return [
-            CollectionInfo(
-                name=collection.name,
-                model_set=collection.models,
-                documents=counts.get(collection.key, (0, 0))[0],
-                chunks=counts.get(collection.key, (0, 0))[1],
-                size_bytes=texts.get(collection.key, 0)
-                + size_bytes(self._directory.index_path(collection.key)),
-                created_at=collection.created_at,
-            )
-            for collection in self._ledger.collections()
+            self._described_in(each, namespace)
+            for each in self.collections_of(namespace)
         ]
+
+    def _described(self, collection: Collection) -> CollectionInfo:
+        documents, chunks, text_bytes = self.lists.sizes(collection)
+        index_bytes = size_bytes(self._directory.index_path(collection.key))
+        return CollectionInfo(
+            name=collection.name,
+            model_set=collection.models,
+            documents=documents,
+            chunks=chunks,
+            size_bytes=text_bytes + index_bytes,
+            created_at=collection.created_at,
+        )
+
+    def _described_in(self, collection: Collection, namespace: str) -> CollectionInfo:
+        documents, chunks, text_bytes = self.lists.sizes(collection, namespace)
+        return CollectionInfo(
+            name=collection.name,
+            model_set=collection.models,
+            documents=documents,
+            chunks=chunks,
+            size_bytes=text_bytes,
+            created_at=self.lists.first_created_at(collection, namespace),
+        )
 
     # Documents
 
@@ -205,6 +266,7 @@ class EmbeddedStore:
         encoded: Sequence[Encoded],
         *,
         content_hash: bytes,
+        origin: Origin,
     ) -> None:
         """Store a document in place of the one with its id, whole or not at all.
 
@@ -227,6 +289,8 @@ class EmbeddedStore:
                     chunks,
                     first_point_id=first,
                     content_hash=content_hash,
+                    # Collections that are made again are noted as a whole.
+                    origin=None if collection.name.startswith(DRAFT) else origin,
                 )
             except BaseException:
                 # If that fails too: they have no rows, so they are no hits.
@@ -237,16 +301,63 @@ class EmbeddedStore:
             self._indexes.changed(opened)
             self._indexes.forget(opened.index, replaced)
 
-    def delete(self, collection: Collection, namespace: str, document_id: str) -> bool:
-        """Delete a document; False if there is none."""
+    def update_metadata(
+        self,
+        collection: Collection,
+        document: Document,
+        *,
+        content_hash: bytes,
+        origin: Origin,
+    ) -> None:
+        """Keep a document's new metadata; its chunks and vectors stay.
+
+        Raises:
+            StoreUnavailableError: If the disk is full or cannot be written.
+        """
         with self._indexes.write_lock:
-            points = self._ledger.delete(collection, namespace, document_id)
+            self._directory.check_writable()
+            key = self._ledger.update_metadata(
+                collection, document, content_hash=content_hash, origin=origin
+            )
+            # An index that is not open will be compared with the ledger.
+            opened = self._indexes.if_open(collection)
+            if opened is not None:
+                self._indexes.update(opened, key, document)
+                self._indexes.changed(opened)
+
+    def delete(
+        self,
+        collection: Collection,
+        namespace: str,
+        document_ids: Sequence[str],
+        *,
+        origin: Origin,
+    ) -> bool:
+        """Delete documents, all or none; False if there were none."""
+        with self._indexes.write_lock:
+            points = self._ledger.delete(
+                collection, namespace, document_ids, origin=origin
+            )
             # An index that is not open will be compared with the ledger.
             opened = self._indexes.if_open(collection)
             if points and opened is not None:
                 self._indexes.changed(opened)
                 self._indexes.forget(opened.index, points)
         return bool(points)
+
+    # Who changed what
+
+    def audit(self, *, limit: int, namespace: str | None) -> list[AuditEntry]:
+        """Return the newest changes, newest first."""
+        return audit.entries(self._ledger.rows, limit=limit, namespace=namespace)
+
+    def stored_by(self, origin: Origin) -> dict[tuple[str, str, str], Status]:
+        """Return what a call stored before it was repeated; see `audit.stored`."""
+        return audit.stored(self._ledger.rows, origin)
+
+    def deleted_by(self, origin: Origin, collection: str, namespace: str) -> list[str]:
+        """Return what a call deleted before it was repeated, in order of id."""
+        return audit.deleted(self._ledger.rows, origin, collection, namespace)
 
     # Search
 
@@ -276,7 +387,7 @@ class EmbeddedStore:
         """Return (document, chunk) of the points that are still true."""
         return self._ledger.hits(point_ids)
 
-    def missing(self, collection: Collection) -> list[str]:
+    def missing(self, collection: Collection, namespace: str) -> list[str]:
         """Say what a search that begins now cannot find, after a moment's patience.
 
         Raises:
@@ -284,12 +395,9 @@ class EmbeddedStore:
         """
         if not self._indexes.exists(collection):
             return []
-        self._indexes.wait_until_complete(self._indexes.opened(collection))
-        return self._indexes.notices(collection)
-
-    def chunk_count(self, collection: Collection, namespace: str) -> int:
-        """Return how many chunks a namespace holds."""
-        return self._ledger.chunk_count(collection, namespace)
+        opened = self._indexes.opened(collection)
+        self._indexes.wait_until_complete(opened, namespace)
+        return self._indexes.notices(collection, namespace)
 
     # Reindexing
 
@@ -303,6 +411,8 @@ class EmbeddedStore:
             NotFoundError: If there is no such collection.
         """
         old = self._named(name)
+        if old is not None and old.name != name:
+            raise _named_otherwise(old)
         if old is None:
             msg = f"There is no collection {name!r}."
             raise NotFoundError(msg)
@@ -311,7 +421,7 @@ class EmbeddedStore:
             if draft is not None:
                 self._ledger.delete_collection(draft.key)
                 self._indexes.drop(draft)
-            new = self.collection_for_writing(f"{DRAFT}.{old.key}")
+            new = self.collection_for_writing(f"{DRAFT}.{old.key}", "")
             return old, new, self._ledger.document_keys(old)
 
     def read_by_key(self, key: int) -> tuple[Document, list[Chunk]] | None:
@@ -320,9 +430,18 @@ class EmbeddedStore:
             row = self._ledger.document(key)
             return (row.document, self._ledger.chunks(key)) if row else None
 
-    def finish_reindexing(self, old: Collection, new: Collection) -> None:
+    def finish_reindexing(
+        self, old: Collection, new: Collection, *, origin: Origin
+    ) -> None:
         """Let `new` take the place of `old`, whose index is removed."""
         with self._indexes.write_lock:
             self._indexes.checkpoint()
-            self._ledger.replace_collection(old, new)
+            self._ledger.replace_collection(old, new, origin=origin)
             self._indexes.drop(old)
+
+
+def _named_otherwise(found: Collection) -> ConflictError:
+    return ConflictError(
+        f"There is a collection {found.name!r}; names that differ only in case are one"
+        f" name. Use {found.name!r}."
+    )

@@ -8,12 +8,12 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mcp_hybrid_search.documents import Chunk
+from mcp_hybrid_search.documents import Chunk, Document
 from mcp_hybrid_search.embeddings import Encoded
 from mcp_hybrid_search.errors import (
     HybridSearchError,
@@ -23,8 +23,10 @@ from mcp_hybrid_search.errors import (
 )
 from mcp_hybrid_search.stores.directory import DataDirectory
 from mcp_hybrid_search.stores.edge import EdgeIndex, Point
-from mcp_hybrid_search.stores.ledger import Collection, Ledger
+from mcp_hybrid_search.stores.ledger import ABSENT, OLD_PAYLOAD, Ledger
+from mcp_hybrid_search.stores.lists import Lists
 from mcp_hybrid_search.stores.optimizing import IDLE_SECONDS, Slices
+from mcp_hybrid_search.stores.rows import Collection
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ class OpenIndex:
     """Documents to encode again, by key, last first."""
     unflushed: list[int]
     """Documents written since the checkpoint, by key."""
+    updated: set[int] = field(default_factory=set)
+    """Documents whose metadata was changed since the checkpoint, by key."""
+    stale: set[int] = field(default_factory=set)
+    """Documents whose metadata could not be brought into the index yet, by key."""
     dirty_since: float | None = None
     """When the first change after the checkpoint was made, monotonic."""
     notice: str | None = None
@@ -70,6 +76,7 @@ class Indexes:
         self,
         directory: DataDirectory,
         ledger: Ledger,
+        lists: Lists,
         *,
         dims: Mapping[str, int],
         storage: str,
@@ -79,11 +86,13 @@ class Indexes:
         Args:
             directory: Locked by this process.
             ledger: What every index must equal.
+            lists: Of that ledger.
             dims: Vector lengths; empty if the models could not be loaded.
             storage: How late-interaction vectors are kept.
         """
         self._directory = directory
         self._ledger = ledger
+        self._lists = lists
         self._dims = dims
         self._storage = storage
         self._open: dict[int, OpenIndex] = {}
@@ -148,9 +157,9 @@ class Indexes:
         path = self._directory.index_path(collection.key)
         return bool(self._dims) or path.exists()
 
-    def wait_until_complete(self, opened: OpenIndex) -> None:
-        """Wait a moment for what an index still lacks."""
-        if opened.pending:
+    def wait_until_complete(self, opened: OpenIndex, namespace: str) -> None:
+        """Wait a moment for what an index still lacks of a namespace."""
+        if opened.pending and self._lists.count_of(opened.pending, namespace):
             self._complete.wait(REPAIR_GRACE_SECONDS)
 
     def checkpoint(self) -> None:
@@ -162,13 +171,13 @@ class Indexes:
         """Return an index only if it is open already."""
         return self._open.get(collection.key)
 
-    def notices(self, collection: Collection) -> list[str]:
-        """Say what a search of this collection cannot find now."""
+    def notices(self, collection: Collection, namespace: str) -> list[str]:
+        """Say what a search of this collection cannot find of a namespace now."""
         opened = self._open.get(collection.key)
         if opened is None:
             return []
         notices = [opened.notice] if opened.notice else []
-        count, problem = len(opened.pending), opened.problem
+        count, problem = self._count_of(opened.pending, namespace), opened.problem
         if count and problem:
             notices.append(
                 f"{count} documents cannot be found until they are indexed again, which"
@@ -179,7 +188,27 @@ class Indexes:
                 f"{count} documents are being indexed again and cannot be found yet;"
                 " search again in a minute."
             )
+        if stale := self._count_of(opened.stale, namespace):
+            notices.append(
+                f"The index does not have the new metadata of {stale} documents yet:"
+                " filters see the old. Search again in a minute."
+            )
         return notices
+
+    def _count_of(self, keys: Iterable[int], namespace: str) -> int:
+        return self._lists.count_of([*keys], namespace) if keys else 0
+
+    def update(self, opened: OpenIndex, key: int, document: Document) -> None:
+        """Bring a document's new metadata into the index, now or by and by."""
+        opened.stale.add(key)
+        try:
+            if not self._directory.is_full():
+                opened.index.overwrite(self._ledger.document_point_ids(key), document)
+                opened.touch()
+                opened.stale.discard(key)
+                opened.updated.add(key)
+        except StoreUnavailableError as exc:
+            log.warning("The index has old metadata of a document: %s", exc)
 
     def forget(self, index: EdgeIndex, point_ids: Sequence[int]) -> None:
         """Remove points whose rows are gone; until it succeeds they are no hits."""
@@ -211,7 +240,7 @@ class Indexes:
         present = index.point_ids()
         missing = {key for point, key in expected.items() if point not in present}
         if missing:
-            self._ledger.mark_indexed(missing, indexed=False)
+            self._ledger.mark_indexed(missing, ABSENT)
         index.delete(
             [p for p in present if p not in expected or expected[p] in missing]
         )
@@ -219,7 +248,16 @@ class Indexes:
         slices = Slices(index, self._directory)
         opened = OpenIndex(index, slices, pending, [], notice=notice)
         opened.touch()
+        for key in self._ledger.with_old_payload(collection):
+            self._update_again(opened, key)
         return opened
+
+    def _update_again(self, opened: OpenIndex, key: int) -> None:
+        row = self._ledger.document(key)
+        if row is None:
+            opened.stale.discard(key)
+        else:
+            self.update(opened, key, row.document)
 
     def _loaded_or_new(self, collection: Collection) -> tuple[EdgeIndex, str | None]:
         """Load an index; a damaged one is moved aside, and told in a notice."""
@@ -268,6 +306,7 @@ class Indexes:
 
     def _maintain(self, encode: Encode) -> None:
         while not self._closing:
+            self._update_stale()
             idle = not self._repair(encode) and not self._woken()
             if idle or self._checkpoint_due():
                 self._checkpoint_or_log()
@@ -280,7 +319,7 @@ class Indexes:
         seconds = None
         if any(each.dirty_since is not None for each in opened):
             seconds = self._pause_seconds
-        elif any(each.pending for each in opened):
+        elif any(each.pending or each.stale for each in opened):
             seconds = RETRY_SECONDS
         elif any(each.slices.wanted() for each in opened):
             seconds = IDLE_SECONDS
@@ -313,9 +352,19 @@ class Indexes:
                     msg = f"The disk that holds {self._directory.root} is full."
                     raise StoreUnavailableError(msg)
                 opened.index.flush()
-                self._ledger.mark_indexed(opened.unflushed)
-                opened.unflushed.clear()
+                self._mark(opened)
                 opened.dirty_since = None
+
+    def _mark(self, opened: OpenIndex) -> None:
+        """Note in the ledger what the index has on the disk now."""
+        stale = opened.stale.intersection(opened.unflushed)
+        self._ledger.mark_indexed([k for k in opened.unflushed if k not in stale])
+        if stale:
+            self._ledger.mark_indexed(stale, OLD_PAYLOAD)
+        if opened.updated:
+            self._ledger.mark_payloads(opened.updated - opened.stale)
+        opened.unflushed.clear()
+        opened.updated.clear()
 
     def _optimize(self) -> None:
         """Run a slice of an index that is due."""
@@ -331,6 +380,18 @@ class Indexes:
                     opened.touch()
                     opened.slices.run()
                     return
+
+    def _update_stale(self) -> None:
+        """Try again to bring new metadata into the indexes."""
+        for opened in self._open.copy().values():
+            if opened.stale:
+                try:
+                    with self.write_lock:
+                        for key in [*opened.stale]:
+                            self._update_again(opened, key)
+                except Exception:
+                    # Whatever it is, it must not end the thread: searches tell it.
+                    log.exception("Metadata could not be brought into the index.")
 
     def _repair(self, encode: Encode) -> bool:
         """Encode some of what an index lacks; False if nothing is left to do."""
@@ -368,8 +429,10 @@ class Indexes:
                 return False
             encoded = encode(row.document.title, chunks)
             with self.write_lock:
-                # Replaced meanwhile: its points must not come back.
-                if self._ledger.document(key) is None:
+                # Replaced meanwhile: its points must not come back. Its metadata may
+                # have changed, too.
+                row = self._ledger.document(key)
+                if row is None:
                     return True
                 self._directory.check_writable()
                 opened.touch()

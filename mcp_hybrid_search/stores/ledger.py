@@ -1,41 +1,32 @@
 """The record of truth: every document and chunk, in one SQLite file.
 
-The only module that reads and writes it; `ledger_file` opens it. A chunk's row id is
+`ledger_file` opens it, `lists` counts and lists what is in it, and `audit` keeps who
+changed it. A chunk's row id is
 the id of its point in the index and is never given out again, so whatever the index
 still holds of a replaced or deleted document leads to no row and is not a hit.
 """
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcp_hybrid_search.documents import Chunk, Document
+from mcp_hybrid_search.documents import Chunk, Document, Origin
 from mcp_hybrid_search.errors import ConflictError
+from mcp_hybrid_search.stores import audit
 from mcp_hybrid_search.stores.ledger_file import connect, ledger_errors
+from mcp_hybrid_search.stores.rows import (
+    DOCUMENT,
+    Collection,
+    DocumentRow,
+    document_row,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """A collection's row."""
-
-    key: int
-    name: str
-    models: str
-    fingerprint: str
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentRow:
-    """A document's row: the document and what only the engine needs."""
-
-    key: int
-    document: Document
-    content_hash: bytes
+ABSENT, INDEXED, OLD_PAYLOAD = 0, 1, 2
+"""What of a document the index has on the disk: not all of it, all of it, or all but
+its newest metadata."""
 
 
 class Ledger:
@@ -77,7 +68,8 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _rows(self, sql: str, *parameters: Any) -> list[Any]:
+    def rows(self, sql: str, *parameters: Any) -> list[Any]:
+        """Return what a query finds."""
         with self._lock, ledger_errors(self.path):
             return self._db.execute(sql, parameters).fetchall()
 
@@ -87,7 +79,7 @@ class Ledger:
         """Return every collection by name."""
         return [
             Collection(*row)
-            for row in self._rows(
+            for row in self.rows(
                 "SELECT key, name, models, fingerprint, created_at"
                 " FROM collections ORDER BY name"
             )
@@ -110,7 +102,9 @@ class Ledger:
         with self._transaction():
             self._db.execute("DELETE FROM collections WHERE key = ?", (key,))
 
-    def replace_collection(self, old: Collection, new: Collection) -> None:
+    def replace_collection(
+        self, old: Collection, new: Collection, *, origin: Origin
+    ) -> None:
         """Let `new` take the name and the age of `old`, which is removed.
 
         Raises:
@@ -129,44 +123,16 @@ class Ledger:
                 " WHERE key = ?",
                 (old.name, old.name.casefold(), old.created_at, new.key),
             )
+            audit.append(self._db, origin, audit.REINDEXED, old.name)
 
     def _versions(self, collection: Collection) -> set[Any]:
         return set(
-            self._rows(
+            self.rows(
                 "SELECT namespace, document_id, updated_at FROM documents"
                 " WHERE collection_key = ?",
                 collection.key,
             )
         )
-
-    def counts(self) -> dict[int, tuple[int, int]]:
-        """Return (documents, chunks) by collection key."""
-        return {
-            key: (documents, chunks)
-            for key, documents, chunks in self._rows(
-                "SELECT collection_key, count(*), sum(chunk_count)"
-                " FROM documents GROUP BY collection_key"
-            )
-        }
-
-    def text_bytes(self) -> dict[int, int]:
-        """Return the size of the stored text by collection key."""
-        return dict(
-            self._rows(
-                "SELECT collection_key, sum(length(CAST(text AS BLOB))) FROM chunks"
-                " JOIN documents ON key = document_key GROUP BY collection_key"
-            )
-        )
-
-    def chunk_count(self, collection: Collection, namespace: str) -> int:
-        """Return how many chunks a namespace holds."""
-        ((count,),) = self._rows(
-            "SELECT coalesce(sum(chunk_count), 0) FROM documents"
-            " WHERE collection_key = ? AND namespace = ?",
-            collection.key,
-            namespace,
-        )
-        return int(count)
 
     # Documents
 
@@ -174,19 +140,19 @@ class Ledger:
         self, collection: Collection, namespace: str, document_id: str
     ) -> DocumentRow | None:
         """Return a document, or None."""
-        rows = self._rows(
-            f"SELECT {_DOCUMENT} FROM documents JOIN collections"
+        rows = self.rows(
+            f"SELECT {DOCUMENT} FROM documents JOIN collections"
             " ON collections.key = collection_key"
             " WHERE collection_key = ? AND namespace = ? AND document_id = ?",
             collection.key,
             namespace,
             document_id,
         )
-        return _document_row(rows[0]) if rows else None
+        return document_row(rows[0]) if rows else None
 
     def document_keys(self, collection: Collection) -> list[int]:
         """Return every document's key, oldest first."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT key FROM documents WHERE collection_key = ? ORDER BY key",
             collection.key,
         )
@@ -194,18 +160,18 @@ class Ledger:
 
     def document(self, key: int) -> DocumentRow | None:
         """Return a document by its key, or None if it is gone."""
-        rows = self._rows(
-            f"SELECT {_DOCUMENT} FROM documents JOIN collections"
+        rows = self.rows(
+            f"SELECT {DOCUMENT} FROM documents JOIN collections"
             " ON collections.key = collection_key WHERE documents.key = ?",
             key,
         )
-        return _document_row(rows[0]) if rows else None
+        return document_row(rows[0]) if rows else None
 
     def chunks(self, key: int, *, first: int = 0, limit: int = -1) -> list[Chunk]:
         """Return chunks of a document in order; a negative limit means all."""
         return [
             Chunk(*row)
-            for row in self._rows(
+            for row in self.rows(
                 "SELECT chunk_index, start, text FROM chunks WHERE document_key = ?"
                 " AND chunk_index >= ? ORDER BY chunk_index LIMIT ?",
                 key,
@@ -216,7 +182,7 @@ class Ledger:
 
     def next_point_id(self) -> int:
         """Return the lowest point id that was never given out."""
-        rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'")
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'")
         return rows[0][0] + 1 if rows else 1
 
     def write(
@@ -227,8 +193,17 @@ class Ledger:
         *,
         first_point_id: int,
         content_hash: bytes,
+        origin: Origin | None,
     ) -> tuple[int, list[int]]:
         """Commit a document in place of the one with its id.
+
+        Args:
+            collection: Where to.
+            document: Its chunks are counted here.
+            chunks: In order.
+            first_point_id: Of the first chunk.
+            content_hash: Tells whether a document would change.
+            origin: Who stores it; None for a copy, which changes nothing.
 
         Returns:
             The document's key and the point ids of the chunks it replaced.
@@ -247,7 +222,7 @@ class Ledger:
                     document.document_id,
                     document.title,
                     document.source,
-                    json.dumps(dict(document.metadata), ensure_ascii=False),
+                    _json(document),
                     content_hash,
                     document.created_at,
                     document.updated_at,
@@ -261,22 +236,75 @@ class Ledger:
                     for i, chunk in enumerate(chunks)
                 ),
             )
+            if origin is not None:
+                action = audit.REPLACED if replaced else audit.CREATED
+                place = (document.namespace, document.document_id)
+                audit.append(self._db, origin, action, collection.name, [place])
         if key is None:
             msg = "SQLite gave no row id."
             raise AssertionError(msg)
         return key, replaced
 
-    def delete(
-        self, collection: Collection, namespace: str, document_id: str
-    ) -> list[int]:
-        """Delete a document; returns the point ids of its chunks."""
+    def update_metadata(
+        self,
+        collection: Collection,
+        document: Document,
+        *,
+        content_hash: bytes,
+        origin: Origin,
+    ) -> int:
+        """Commit a document's metadata and time of change; returns its key."""
+        place = (document.namespace, document.document_id)
         with self._transaction():
-            return self._remove(collection, namespace, document_id)
+            ((key,),) = self._db.execute(
+                "UPDATE documents SET metadata = ?, content_hash = ?, updated_at = ?,"
+                " indexed = CASE indexed WHEN ? THEN ? ELSE indexed END"
+                " WHERE collection_key = ? AND namespace = ? AND document_id = ?"
+                " RETURNING key",
+                (
+                    _json(document),
+                    content_hash,
+                    document.updated_at,
+                    INDEXED,
+                    OLD_PAYLOAD,
+                    collection.key,
+                    *place,
+                ),
+            ).fetchall()
+            audit.append(self._db, origin, audit.METADATA, collection.name, [place])
+        return int(key)
+
+    def delete(
+        self,
+        collection: Collection,
+        namespace: str,
+        document_ids: Sequence[str],
+        *,
+        origin: Origin,
+    ) -> list[int]:
+        """Delete documents, all or none; returns the point ids of their chunks."""
+        where = (
+            "collection_key = ? AND namespace = ?"
+            " AND document_id IN (SELECT value FROM json_each(?))"
+        )
+        chosen = (collection.key, namespace, json.dumps(document_ids))
+        with self._transaction():
+            points = self._db.execute(
+                "SELECT point_id FROM documents JOIN chunks ON document_key = key"
+                f" WHERE {where}",
+                chosen,
+            ).fetchall()
+            places = self._db.execute(
+                f"SELECT namespace, document_id FROM documents WHERE {where}", chosen
+            ).fetchall()
+            audit.append(self._db, origin, audit.DELETED, collection.name, places)
+            self._db.execute(f"DELETE FROM documents WHERE {where}", chosen)
+        return [point for (point,) in points]
 
     def _remove(
         self, collection: Collection, namespace: str, document_id: str
     ) -> list[int]:
-        points = self._rows(
+        points = self.rows(
             "SELECT point_id FROM chunks JOIN documents ON key = document_key"
             " WHERE collection_key = ? AND namespace = ? AND document_id = ?",
             collection.key,
@@ -296,7 +324,7 @@ class Ledger:
         self, namespace: str, point_ids: Iterable[int]
     ) -> dict[int, tuple[int, int]]:
         """Return (document key, chunk index) by point id; the rest are gone."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT point_id, document_key, chunk_index FROM chunks"
             " JOIN documents ON key = document_key"
             " WHERE point_id IN (SELECT value FROM json_each(?)) AND namespace = ?",
@@ -308,9 +336,9 @@ class Ledger:
     def hits(self, point_ids: Iterable[int]) -> dict[int, tuple[Document, Chunk]]:
         """Return (document, chunk) by point id; the rest are gone."""
         ids = json.dumps(list(point_ids))
-        rows = self._rows(
+        rows = self.rows(
             "SELECT point_id, chunk_index, start, chunks.text,"
-            f" {_DOCUMENT} FROM chunks"
+            f" {DOCUMENT} FROM chunks"
             " JOIN documents ON documents.key = document_key"
             " JOIN collections ON collections.key = collection_key"
             " WHERE point_id IN (SELECT value FROM json_each(?))",
@@ -321,14 +349,14 @@ class Ledger:
         for point_id, index, start, text, *rest in rows:
             key = rest[0]
             if key not in documents:
-                documents[key] = _document_row(rest).document
+                documents[key] = document_row(rest).document
             found[point_id] = (documents[key], Chunk(index, start, text))
         return found
 
     def point_ids(self, collection: Collection) -> dict[int, int]:
         """Return the document key of every point that must be in the index."""
         return dict(
-            self._rows(
+            self.rows(
                 "SELECT point_id, document_key FROM chunks"
                 " JOIN documents ON key = document_key"
                 " WHERE collection_key = ? AND indexed",
@@ -338,7 +366,7 @@ class Ledger:
 
     def document_point_ids(self, key: int) -> list[int]:
         """Return the point ids of a document's chunks in order."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT point_id FROM chunks WHERE document_key = ? ORDER BY chunk_index",
             key,
         )
@@ -346,42 +374,39 @@ class Ledger:
 
     def unindexed(self, collection: Collection) -> list[int]:
         """Return the documents whose points may not have reached the disk."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT key FROM documents WHERE collection_key = ? AND NOT indexed"
             " ORDER BY key",
             collection.key,
         )
         return [key for (key,) in rows]
 
-    def mark_indexed(self, keys: Iterable[int], *, indexed: bool = True) -> None:
-        """Record that the index holds these documents on disk, or does not."""
+    def with_old_payload(self, collection: Collection) -> list[int]:
+        """Return the documents whose newest metadata may not have reached the disk."""
+        rows = self.rows(
+            "SELECT key FROM documents WHERE collection_key = ? AND indexed = 2",
+            collection.key,
+        )
+        return [key for (key,) in rows]
+
+    def mark_indexed(self, keys: Iterable[int], state: int = INDEXED) -> None:
+        """Record what of these documents the index holds on disk."""
         with self._transaction():
             self._db.execute(
                 "UPDATE documents SET indexed = ?"
                 " WHERE key IN (SELECT value FROM json_each(?))",
-                (int(indexed), json.dumps(list(keys))),
+                (state, json.dumps(list(keys))),
+            )
+
+    def mark_payloads(self, keys: Iterable[int]) -> None:
+        """Record that the index holds the newest metadata of these on disk."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE documents SET indexed = ? WHERE indexed = 2"
+                " AND key IN (SELECT value FROM json_each(?))",
+                (INDEXED, json.dumps(list(keys))),
             )
 
 
-_DOCUMENT = (
-    "documents.key, document_id, name, namespace, title, source, metadata,"
-    " documents.created_at, updated_at, chunk_count, content_hash"
-)
-
-
-def _document_row(row: Sequence[Any]) -> DocumentRow:
-    key, identity, name, namespace, title, source, metadata, *rest = row
-    created_at, updated_at, chunk_count, content_hash = rest
-    loaded: Mapping[str, Any] = json.loads(metadata)
-    document = Document(
-        document_id=identity,
-        collection=name,
-        namespace=namespace,
-        title=title,
-        source=source,
-        metadata=loaded,
-        created_at=created_at,
-        updated_at=updated_at,
-        chunk_count=chunk_count,
-    )
-    return DocumentRow(key, document, content_hash)
+def _json(document: Document) -> str:
+    return json.dumps(dict(document.metadata), ensure_ascii=False)

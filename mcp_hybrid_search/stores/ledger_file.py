@@ -7,9 +7,11 @@ from pathlib import Path
 
 from mcp_hybrid_search.errors import HybridSearchError, StoreUnavailableError
 
-SCHEMA_VERSION = 1
+Connection = sqlite3.Connection
 
-_SCHEMA = """
+SCHEMA_VERSION = 2
+
+_VERSION_1 = """
 CREATE TABLE collections (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
@@ -44,28 +46,94 @@ CREATE TABLE chunks (
 ) STRICT;
 """
 
+_VERSION_2 = """
+CREATE INDEX documents_payload_not_indexed ON documents (collection_key)
+    WHERE indexed = 2;
+CREATE INDEX documents_created
+    ON documents (collection_key, namespace, created_at, document_id);
+CREATE INDEX documents_updated
+    ON documents (collection_key, namespace, updated_at, document_id);
+CREATE INDEX documents_titles
+    ON documents (collection_key, namespace, title, document_id);
+CREATE TABLE audit (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    client TEXT NOT NULL,
+    tool TEXT NOT NULL,
+    call TEXT NOT NULL,
+    action TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    document_id TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_calls ON audit (call) WHERE call <> '';
+CREATE INDEX audit_namespaces ON audit (namespace);
+CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit can only grow'); END;
+CREATE TRIGGER audit_is_never_deleted BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit can only grow'); END;
+CREATE TRIGGER audit_is_never_replaced BEFORE INSERT ON audit
+    WHEN EXISTS (SELECT 1 FROM audit WHERE key = NEW.key)
+    BEGIN SELECT RAISE(ABORT, 'the audit can only grow'); END;
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2)
+"""What makes each version of the one before it; the first makes an empty file one."""
+
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open or create the ledger; a file of another version is refused.
+    """Open or create the ledger; one of an older version becomes one of this.
 
     Raises:
         sqlite3.Error: If the file is damaged or cannot be opened.
-        StoreUnavailableError: If it is of another version.
+        StoreUnavailableError: If it is of a version that is not known.
     """
     if path.exists():
         _check(path)
     else:
         _create(path)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    # FULL syncs the log at every commit: what is acknowledged is on the disk.
-    for pragma in (
-        "trusted_schema = OFF",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
-        db.execute(f"PRAGMA {pragma}")
+    try:
+        # FULL syncs the log at every commit: what is acknowledged is on the disk.
+        for pragma in (
+            "trusted_schema = OFF",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            db.execute(f"PRAGMA {pragma}")
+        _migrate(db)
+    except BaseException:
+        db.close()
+        raise
     return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Bring the file to this version in one transaction, if it is older."""
+    if _version(db) == SCHEMA_VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        _apply_steps(db)
+        db.execute("COMMIT")
+    except BaseException:
+        # A full disk makes SQLite roll back by itself.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _apply_steps(db: sqlite3.Connection) -> None:
+    for step in _STEPS[_version(db) :]:
+        for statement in step.split(";\n"):
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _create(path: Path) -> None:
@@ -78,9 +146,7 @@ def _create(path: Path) -> None:
     draft.unlink(missing_ok=True)
     with closing(sqlite3.connect(draft, isolation_level=None)) as db:
         db.execute("BEGIN")
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _apply_steps(db)
         db.execute("COMMIT")
     draft.rename(path)
 
@@ -95,15 +161,15 @@ def _check(path: Path) -> None:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as db:
         db.execute("PRAGMA trusted_schema = OFF")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
+        version = _version(db)
         if version == 0:
             msg = "not a database of this program"
             raise sqlite3.DatabaseError(msg)
-        if version != SCHEMA_VERSION:
+        if not 0 < version <= SCHEMA_VERSION:
             msg = (
                 f"The ledger {path} has version {version}; this program reads"
-                f" version {SCHEMA_VERSION}. Use the program that wrote it, or name"
-                " another directory in HYBRID_SEARCH_DATA_DIR."
+                f" versions up to {SCHEMA_VERSION}. Use the program that wrote it, or"
+                " name another directory in HYBRID_SEARCH_DATA_DIR."
             )
             raise StoreUnavailableError(msg)
         (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
