@@ -4,7 +4,6 @@ Commands live in `commands`, imported only when one is named: an assistant waits
 for `initialize`, and needs none of what they import.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -12,7 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 from mcp_hybrid_search.errors import HybridSearchError
-from mcp_hybrid_search.settings import load_settings
+from mcp_hybrid_search.logs import log_to_stderr
+from mcp_hybrid_search.settings import Settings, load_settings
 
 IN_PROCESS = "--in-process"
 
@@ -29,9 +29,6 @@ def main() -> None:
 
         app()
         return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Until the transport takes over there is nothing to bring to an end.
-        signal.signal(number, _leave)
     try:
         _serve()
     except HybridSearchError as exc:
@@ -44,7 +41,15 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _serve() -> None:
     settings = load_settings(**{"in_process": True} if sys.argv[1:] else {})
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+    log_to_stderr(settings.log_level)
+    serve_stdio(settings)
+
+
+def serve_stdio(settings: Settings) -> None:
+    """Serve MCP on standard input and output until the client, or a signal, ends it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Until the transport takes over there is nothing to bring to an end.
+        signal.signal(number, _leave)
 
     # A typo in a setting is told before the second that the rest takes.
     import anyio  # noqa: PLC0415

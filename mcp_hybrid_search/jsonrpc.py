@@ -96,23 +96,23 @@ def parsed(line: Line) -> JSONRPCMessage:
     """
     if line.size_bytes > line.limit_bytes:
         reason = (
-            f"The line has {line.size_bytes} bytes; the limit is {line.limit_bytes}. "
-            "Send less in one message."
+            f"The message has {line.size_bytes} bytes; the limit is {line.limit_bytes}."
+            " Send less in one message."
         )
-        raise RefusedError(INVALID_REQUEST, reason, _skimmed_id(line.data))
+        raise RefusedError(INVALID_REQUEST, reason, skimmed_id(line.data))
     try:
         line.data.decode()
         # Unlike json.loads, it refuses lone surrogates and any depth over 200.
         return _message(from_json(line.data, allow_inf_nan=False))
     except UnicodeDecodeError:
-        reason = "The line is not UTF-8. Send JSON encoded as UTF-8."
+        reason = "The message is not UTF-8. Send JSON encoded as UTF-8."
     except ValueError as error:
         details = (text for key, text in _REASONS.items() if key in str(error))
-        reason = f"The line cannot be parsed. {next(details, _ANY_REASON)}"
-    raise RefusedError(PARSE_ERROR, reason, _skimmed_id(line.data))
+        reason = f"The message cannot be parsed. {next(details, _ANY_REASON)}"
+    raise RefusedError(PARSE_ERROR, reason, skimmed_id(line.data))
 
 
-def _skimmed_id(data: bytes) -> RequestId | None:
+def skimmed_id(data: bytes) -> RequestId | None:
     """Read a request's id off a line that cannot be parsed."""
     envelope = data[:HEAD_BYTES].partition(b'"params"')[0]
     # A response carries an id of ours, which must not fail a request of theirs.
@@ -127,7 +127,7 @@ def _skimmed_id(data: bytes) -> RequestId | None:
 
 def _message(value: Any) -> JSONRPCMessage:
     if not isinstance(value, dict):
-        reason = "A line must be one JSON object; batches are not supported."
+        reason = "A message must be one JSON object; batches are not supported."
         raise RefusedError(INVALID_REQUEST, reason, None)
     try:
         return _kind(value).model_validate(value, by_name=False)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcp_hybrid_search.stores.directory import DataDirectory
 
     AnyEngine: TypeAlias = Engine | EngineClient
+    AnyOpening: TypeAlias = "Opening | EngineClient"
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _failed(future: "Future[Engine]") -> bool:
     return future.done() and future.exception() is not None
 
 
-def opener(settings: Settings) -> "Opening | EngineClient":
+def opener(settings: Settings) -> "AnyOpening":
     """Return what reaches the engine: in its own process where that can be."""
     from mcp_hybrid_search.engine_client import EngineClient  # noqa: PLC0415
     from mcp_hybrid_search.engine_socket import sockets_exist  # noqa: PLC0415

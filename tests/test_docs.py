@@ -19,7 +19,7 @@ def test_the_readme_lists_every_setting_with_its_default_and_no_other() -> None:
     expected = {}
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = "not set" if default is None else f"`{default!s}`"
+        shown = "not set" if default in {None, ""} else f"`{default!s}`"
         if isinstance(default, bool):
             shown = f"`{str(default).lower()}`"
         expected[PREFIX + name.upper()] = shown
@@ -33,6 +33,18 @@ def test_the_readme_lists_every_tool_and_no_other() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)) == tools
 
 
+def test_the_page_on_tools_names_every_argument_and_no_other() -> None:
+    page = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \| ", page, re.MULTILINE)
+    named = {name: set(re.findall(r"`([a-z_]+)`", row)) for name, row in rows}
+    contract = json.loads(CONTRACT.read_text(encoding="utf-8"))
+    for tool in contract:
+        schema = tool["inputSchema"]
+        assert named[tool["name"]] == set(schema["properties"]), tool["name"]
+        bold = set(re.findall(r"\*\*`([a-z_]+)`", dict(rows)[tool["name"]]))
+        assert bold == set(schema.get("required", [])), tool["name"]
+
+
 def test_the_readme_lists_every_command() -> None:
     from mcp_hybrid_search.commands import app  # noqa: PLC0415 - slow to import
 
@@ -43,6 +55,7 @@ def test_the_readme_lists_every_command() -> None:
         for command in app.registered_commands
         if command.callback is not None
     }
+    defined |= {str(group.name) for group in app.registered_groups}
     assert listed == {name.replace("_", "-") for name in defined}
 
 
