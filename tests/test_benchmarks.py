@@ -325,7 +325,7 @@ ERROR = b'{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[{"text":"%
     [
         pytest.param(200, [], b'{"result":{}}', "answered", id="result"),
         pytest.param(429, [("Retry-After", "2")], b"", "refused", id="retry-after"),
-        pytest.param(429, [], b"", "429 without Retry-After", id="no-time"),
+        pytest.param(429, [("A", "2")], b"", "429 without Retry-After", id="no-time"),
         pytest.param(
             200, [], ERROR % b"Busy: retry in 3 s.", "refused", id="busy-tool"
         ),
