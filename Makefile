@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo $$p; exit; }; done; echo python3)
 
-.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing crash constraints wheel packages bundle image-steps clean
+.PHONY: help demo test lint foreign conformance bench-quality bench-speed bench-sharing bench-http crash constraints wheel packages bundle image-steps clean
 
 help:
 	@echo "make demo           what reranking changes, with the real server"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-quality  how good the rankings are (DATA=a BEIR directory)"
 	@echo "make bench-speed    how fast storing and searching are"
 	@echo "make bench-sharing  what several servers on one directory cost (PARTS=a,b,c)"
+	@echo "make bench-http     what HTTP adds, clients, bursts, memory (PARTS=a,b,c)"
 	@echo "make crash          kill the server again and again, and look for losses"
 	@echo "make constraints    resolve constraints.txt again (UPGRADE=1: to the newest)"
 	@echo "make wheel          build the wheel into dist/"
@@ -88,6 +89,9 @@ bench-speed: $(READY)
 
 bench-sharing: $(READY)
 	$(BIN)/python -m benchmarks.sharing $(if $(PARTS),--parts $(PARTS))
+
+bench-http: $(READY)
+	$(BIN)/python -m benchmarks.http $(if $(PARTS),--parts $(PARTS))
 
 crash: $(READY)
 	$(BIN)/python -m benchmarks.crash

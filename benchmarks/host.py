@@ -138,3 +138,13 @@ def cpu_seconds(process: int) -> float:
     """Return the processor time that a process has taken so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def threads(process: int) -> int:
+    """Return how many threads a process has."""
+    return len([*Path(f"/proc/{process}/task").iterdir()])
+
+
+def descriptors(process: int) -> int:
+    """Return how many files and sockets a process has open."""
+    return len([*Path(f"/proc/{process}/fd").iterdir()])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 from mcp_hybrid_search import results
-from mcp_hybrid_search.documents import NewDocument, Stored
+from mcp_hybrid_search.documents import NOBODY, NewDocument, Origin, Stored
 from mcp_hybrid_search.errors import (
     HybridSearchError,
     InvalidInputError,
@@ -45,6 +45,8 @@ class Adding:
     collection: str
     namespace: str
     max_text_bytes: int
+    origin: Origin = NOBODY
+    """Who adds them."""
 
     async def add(
         self, names: Sequence[str], *, progress: "Progress"
@@ -90,7 +92,9 @@ class Adding:
             start = len(documents)
             documents += self._documents(file)
             spans[name] = slice(start, len(documents))
-        outcomes = await self.engine.store_many(documents, progress=progress)
+        outcomes = await self.engine.store_many(
+            documents, origin=self.origin, progress=progress
+        )
         return [
             await self._added(file, outcomes[spans[name]])
             if isinstance(file, TextFile)
@@ -146,7 +150,9 @@ class Adding:
             document_id
             for document_id in reversed(surplus)
             if await self._came_from(file, document_id)
-            and await self.engine.delete(self.collection, self.namespace, document_id)
+            and await self.engine.delete(
+                self.collection, self.namespace, document_id, origin=self.origin
+            )
         ]
 
     async def _came_from(self, file: TextFile, document_id: str) -> bool:

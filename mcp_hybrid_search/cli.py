@@ -4,7 +4,6 @@ Commands live in `commands`, imported only when one is named: an assistant waits
 for `initialize`, and needs none of what they import.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from mcp_hybrid_search.errors import HybridSearchError
+from mcp_hybrid_search.logs import log_to_stderr
 from mcp_hybrid_search.settings import Settings, load_settings
 
 IN_PROCESS = "--in-process"
@@ -41,7 +41,7 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _serve() -> None:
     settings = load_settings(**{"in_process": True} if sys.argv[1:] else {})
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr)
+    log_to_stderr(settings.log_level)
     serve_stdio(settings)
 
 

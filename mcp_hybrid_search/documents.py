@@ -61,6 +61,10 @@ def _printable(text: str) -> str:
     )
 
 
+NOBODY = Origin()
+"""A change for which nobody in particular asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewDocument:
     """A document as a caller hands it in; `None` means "not given"."""

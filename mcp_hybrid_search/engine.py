@@ -16,6 +16,7 @@ from mcp_hybrid_search import models
 from mcp_hybrid_search.changing import DocumentChanger, no_document
 from mcp_hybrid_search.chunking import joined
 from mcp_hybrid_search.documents import (
+    NOBODY,
     AuditEntry,
     Chunk,
     CollectionInfo,
@@ -48,8 +49,6 @@ CONCURRENT_SEARCHES = 4
 CONCURRENT_STORES = 8
 CONCURRENT_SCANS = 2
 """Calls that may read every document of a namespace for a filter."""
-
-NOBODY = Origin()
 
 Progress = Callable[[float, float, str], Awaitable[None]]
 """Called about every second with (done, total, what is being done)."""

@@ -15,6 +15,7 @@ from pydantic_core import PydanticSerializationError
 
 from mcp_hybrid_search import engine_protocol as protocol
 from mcp_hybrid_search.documents import (
+    NOBODY,
     AuditEntry,
     CollectionInfo,
     Deletion,
@@ -56,8 +57,6 @@ CRASH_SECONDS = 60.0
 """A call in which the engine died so often in this time is refused by name."""
 GONE_LIMIT = 20
 """Engines that may leave before a call begins, before it is given up."""
-
-NOBODY = Origin()
 
 REPEATED = (
     "The engine ended during this call and was started again; the call was repeated."

@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 
 from mcp_hybrid_search.errors import HybridSearchError
+from mcp_hybrid_search.logs import log_to_stderr
 from mcp_hybrid_search.settings import Settings, load_settings
 
 TAKEOVER_SECONDS = 30.0
@@ -68,10 +69,9 @@ def _detach() -> None:
 
 
 def _run(settings: Settings, report: _Report) -> None:
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
+    log_to_stderr(
+        settings.log_level,
+        form="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("mcp_hybrid_search").setLevel(logging.INFO)
     # Detached first: a thread that an import starts would not survive it.

@@ -70,7 +70,7 @@ class Bodies:
         body = bytearray()
         try:
             await self._read(body, receive)
-            scope.setdefault("state", {})["body_read"] = True
+            scope["state"]["body_read"] = True
             self._check_message(scope, headers, bytes(body))
             await self._app(scope, _again(bytes(body), receive), send)
         finally:

@@ -13,7 +13,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
 """How long the head of a request may take, and a new connection to begin one."""
-HEAD_BYTES = 32 * 1024
 
 
 class Waiting:

@@ -24,6 +24,7 @@ REQUESTABLE = re.compile(
 """Headers that a page may send to us."""
 PREFLIGHT_SECONDS = 600
 RETRY_SECONDS = 5
+HEAD_BYTES = 32 * 1024
 
 _SINGLE = frozenset(
     {
@@ -109,7 +110,9 @@ class Guard:
         except RefusedError as refusal:
             self._refused(refusal.kind)
             # What is unread of the request would be taken for the next one.
-            closes = has_body(scope) and not scope.get("state", {}).get("body_read")
+            closes = refusal.kind == "malformed" or (
+                has_body(scope) and not scope["state"].get("body_read")
+            )
             await refusal.answer(closes=closes)(scope, receive, reply)
 
     def _check_host(self, scope: Scope, values: dict[bytes, str]) -> None:
@@ -153,6 +156,7 @@ def has_body(scope: Scope) -> bool:
 
 def _single_headers(scope: Scope) -> dict[bytes, str]:
     """Return the headers that may come once; refuse what is ambiguous."""
+    _check_line(scope)
     counts = Counter(name for name, _ in scope["headers"] if name in _SINGLE)
     if any(count > 1 for count in counts.values()):
         message = "A header that may come once came more than once."
@@ -165,13 +169,27 @@ def _single_headers(scope: Scope) -> dict[bytes, str]:
     if {b"content-length", b"transfer-encoding"} <= values.keys():
         message = "Content-Length and Transfer-Encoding exclude each other."
         raise RefusedError(HTTPStatus.BAD_REQUEST, message)
-    if not scope["raw_path"].startswith(b"/"):
-        message = "The request target must be a path that begins with /."
-        raise RefusedError(HTTPStatus.BAD_REQUEST, message)
     if scope["method"] != "POST" and has_body(scope):
         message = f"{scope['method']} takes no body."
         raise RefusedError(HTTPStatus.BAD_REQUEST, message)
     return values
+
+
+def _check_line(scope: Scope) -> None:
+    """Refuse what the request line should not be, and a head that is too large."""
+    if scope["http_version"] not in {"1.0", "1.1"}:
+        message = "This server speaks HTTP/1.1."
+        raise RefusedError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, message)
+    if not scope["raw_path"].startswith(b"/"):
+        message = "The request target must be a path that begins with /."
+        raise RefusedError(HTTPStatus.BAD_REQUEST, message)
+    size_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+    size_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
+    # The parser looks at the size only as long as the head is not whole.
+    if size_bytes > HEAD_BYTES:
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        message = f"The head has {size_bytes} bytes; the limit is {HEAD_BYTES}."
+        raise RefusedError(status, message, "size")
 
 
 def _preflight(scope: Scope) -> Response:

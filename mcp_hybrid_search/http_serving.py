@@ -18,8 +18,8 @@ from mcp_hybrid_search import oauth
 from mcp_hybrid_search.calls import Calls
 from mcp_hybrid_search.http_address import Host, is_loopback
 from mcp_hybrid_search.http_app import Building, Transport
-from mcp_hybrid_search.http_connection import HEAD_BYTES, connection_class
-from mcp_hybrid_search.http_guard import Guard
+from mcp_hybrid_search.http_connection import connection_class
+from mcp_hybrid_search.http_guard import HEAD_BYTES, Guard
 from mcp_hybrid_search.http_listening import (
     BACKLOG,
     addresses,
@@ -53,8 +53,8 @@ PLAIN = (
     "Tokens travel in plain text to %s. Use HYBRID_SEARCH_TLS_CERT_FILE, or a proxy"
     " that speaks TLS."
 )
-QUIET = ("mcp", "sse_starlette")
-"""Loggers that write messages and ids of sessions if they are let."""
+NAMING_SESSIONS = ("mcp.server.sse", "mcp.server.streamable_http_manager")
+"""Loggers whose warnings have ids of sessions."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ async def serve(settings: Settings, transport: Transport) -> None:
         HybridSearchError: If it cannot listen, or must not.
     """
     check_exposure(settings)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in NAMING_SESSIONS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     tokens = _tokens(settings)
     issuer = oauth.configured(settings)
     tls = tls_context(settings)

@@ -111,9 +111,12 @@ class IssuerKeys:
         try:
             found = jwt.PyJWKSet.from_dict(content).keys
         except (jwt.PyJWTError, AttributeError, TypeError, ValueError):
+            found = []
+        keys = {key.key_id: key for key in found if _verifies(key)}
+        if not keys:
             msg = "it answers with no keys that can be used."
-            raise _NotFetchedError(msg) from None
-        return {key.key_id: key for key in found if key.public_key_use in {None, "sig"}}
+            raise _NotFetchedError(msg)
+        return keys
 
     async def _discovered(self, client: "httpx2.AsyncClient") -> str:
         """Return the URL of the keys, as the issuer's metadata name it."""
@@ -127,6 +130,10 @@ class IssuerKeys:
                     return found
         msg = "its metadata cannot be read."
         raise _NotFetchedError(msg)
+
+
+def _verifies(key: jwt.PyJWK) -> bool:
+    return key.key_type != "oct" and key.public_key_use in {None, "sig"}
 
 
 def _check_discovered(url: str) -> None:

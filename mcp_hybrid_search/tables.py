@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,6 +18,7 @@ from mcp_hybrid_search.terminal import one_line, say, visible
 
 if TYPE_CHECKING:
     from mcp_hybrid_search.doctor import Check
+    from mcp_hybrid_search.documents import AuditEntry
 
 EXCERPT_CHARACTERS = 200
 
@@ -112,6 +113,26 @@ def print_collections(found: results.Collections) -> None:
         for c in found.collections
     ]
     columns = ["collection", "documents>", "chunks>", "bytes>", "models"]
+    print_table("", columns, rows)
+
+
+def print_audit(found: "Sequence[AuditEntry]") -> None:
+    """Print changes with their times, here."""
+    rows = [
+        (
+            datetime.fromtimestamp(e.time, timezone.utc)
+            .astimezone()
+            .isoformat(" ", "seconds"),
+            e.action,
+            e.collection,
+            e.namespace or None,
+            e.document_id or None,
+            e.client or None,
+            e.tool or None,
+        )
+        for e in found
+    ]
+    columns = ["time", "action", "collection", "namespace", "id", "client", "tool"]
     print_table("", columns, rows)
 
 

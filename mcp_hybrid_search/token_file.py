@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 
 from filelock import FileLock
@@ -22,7 +23,7 @@ HEADER = "# Tokens of mcp-hybrid-search: their SHA-256, never they themselves.\n
 LOCK_SECONDS = 10.0
 
 _TABLE = re.compile(r"^\[\[tokens\]\]", re.MULTILINE)
-_END_OF_ENTRY = re.compile(r"(?:\n[ \t]*(?:#[^\n]*)?)*\Z")
+_AFTER_ENTRY = re.compile(r"(?:\n[ \t]*(?:#[^\n]*)?)+\Z")
 """Blank lines and comments: they may belong to what follows."""
 
 
@@ -89,17 +90,18 @@ def _check_one(entry: str, path: Path) -> Token:
 
 
 def _without(text: str, name: str, path: Path) -> str | None:
+    """Return the text without one entry; None if its entries cannot be told apart."""
     starts = [found.start() for found in _TABLE.finditer(text)]
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in pairwise([*starts, len(text)]):
         block = text[start:end]
-        found = _END_OF_ENTRY.search(block.rstrip(" \t\n"))
-        keep = len(block) if found is None else found.start()
         try:
             (token,) = parsed(block, path)
         except (InvalidInputError, ValueError):
             return None
         if token.credential.name == name:
-            return text[:start].rstrip() + "\n" + block[keep:].rstrip() + text[end:]
+            after = _AFTER_ENTRY.search(block)
+            rest = after[0] if after else ""
+            return f"{text[:start].rstrip()}\n{rest}{text[end:]}"
     return None
 
 

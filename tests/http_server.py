@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,9 @@ class HttpServer:
     def send(self, data: bytes) -> Answer:
         """Send bytes and read until the connection is closed."""
         with self.connected() as connection:
-            try:
+            # Whatever it answered before it closed can still be read.
+            with suppress(ConnectionError):
                 connection.sendall(data)
-            except ConnectionError:
-                # Whatever it answered before it closed can still be read.
-                pass
             return parsed_answer(received(connection))
 
     def ask(

@@ -8,15 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import numpy as np
 import pytest
 
 pytest.importorskip("ir_measures", reason="no wheel of it on this platform")
 
+from benchmarks import http, sharing
 from benchmarks import quality as quality_benchmark
-from benchmarks import sharing
 from benchmarks.beir import read_beir
 from benchmarks.encoding_cache import EncodingCache
+from benchmarks.http_burst import became
 from benchmarks.measures import quality
 from benchmarks.replay import NoisyEncoders, ReplayEncoders
 from benchmarks.report import Section, as_json, figure, show, write
@@ -285,6 +287,63 @@ def test_sharing_runs_real_servers_and_leaves_no_engine_behind(tmp_path: Path) -
     assert str(tmp_path) not in written.read_text("utf-8")
     assert list(tmp_path.iterdir()) == [written]
     assert engines_below(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_http_runs_a_real_server_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    written = tmp_path / "http.json"
+    sizes = ["--quick", "--chunks", "0", "--queries", "3", "--seconds", "1"]
+    sizes += ["--store-percents", "50", "--drift-calls", "60", "--drift-rest", "0"]
+    places = ["--work", str(tmp_path), "--json", str(written)]
+
+    http.main([*sizes, *places])
+
+    sections = json.loads(written.read_text("utf-8"))["sections"]
+    overhead, clients, burst, lines, growth = (section["rows"] for section in sections)
+    searches = [row for row in overhead if "search" in row["what"]]
+    assert len(searches) == 4 + 3
+    assert {row["repetitions"] for row in searches} == {3}
+    figures = {row["what"].strip(): row["value"] for row in clients + burst + growth}
+    assert figures["errors"] == 0
+    assert figures["search p99"] > 0
+    assert figures["store p99"] > 0
+    assert figures["answered"] + figures["refused"] == 100
+    assert figures["ping worst, meanwhile"] > 0
+    assert [row["calls"] for row in lines] == [*range(6, 61, 6)]
+    assert all(row["engine RSS MB"] > row["server RSS MB"] > 0 for row in lines)
+    assert figures["unexpected answers"] == 0
+    assert str(tmp_path) not in written.read_text("utf-8")
+    assert list(tmp_path.iterdir()) == [written]
+    assert engines_below(tmp_path) == []
+
+
+ERROR = b'{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[{"text":"%s"}]}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "outcome"),
+    [
+        pytest.param(200, [], b'{"result":{}}', "answered", id="result"),
+        pytest.param(429, [("Retry-After", "2")], b"", "refused", id="retry-after"),
+        pytest.param(429, [("A", "2")], b"", "429 without Retry-After", id="no-time"),
+        pytest.param(
+            200, [], ERROR % b"Busy: retry in 3 s.", "refused", id="busy-tool"
+        ),
+        pytest.param(503, [], b"overloaded", "503 overloaded", id="no-json"),
+    ],
+)
+def test_a_call_of_a_burst_is_answered_or_refused_with_a_time(
+    status: int, headers: list[tuple[str, str]], body: bytes, outcome: str
+) -> None:
+    response = h11.Response(status_code=status, headers=headers)
+
+    assert became(response, body) == outcome
+
+
+def test_a_tool_error_that_names_no_time_is_no_refusal() -> None:
+    response = h11.Response(status_code=200, headers=[])
+
+    assert became(response, ERROR % b"Busy.").startswith("200 {")
 
 
 def engines_below(directory: Path) -> list[bytes]:

@@ -33,6 +33,18 @@ def test_the_readme_lists_every_tool_and_no_other() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)) == tools
 
 
+def test_the_page_on_tools_names_every_argument_and_no_other() -> None:
+    page = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*?) \| ", page, re.MULTILINE)
+    named = {name: set(re.findall(r"`([a-z_]+)`", row)) for name, row in rows}
+    contract = json.loads(CONTRACT.read_text(encoding="utf-8"))
+    for tool in contract:
+        schema = tool["inputSchema"]
+        assert named[tool["name"]] == set(schema["properties"]), tool["name"]
+        bold = set(re.findall(r"\*\*`([a-z_]+)`", dict(rows)[tool["name"]]))
+        assert bold == set(schema.get("required", [])), tool["name"]
+
+
 def test_the_readme_lists_every_command() -> None:
     from mcp_hybrid_search.commands import app  # noqa: PLC0415 - slow to import
 
