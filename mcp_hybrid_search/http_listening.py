@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import socket
 import ssl
 import sys
@@ -76,6 +77,20 @@ def addresses(settings: Settings, port: int) -> Addresses:
 def listed(text: str) -> list[str]:
     """Return what stands between commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def trusted_proxies(settings: Settings) -> list[str]:
+    """Return the addresses whose forwarded headers are believed.
+
+    Raises:
+        InvalidInputError: If one is no address.
+    """
+    found = listed(settings.trusted_proxies)
+    try:
+        return [str(ipaddress.ip_network(text)) for text in found]
+    except ValueError as exc:
+        msg = f"{PREFIX}TRUSTED_PROXIES: {exc}."
+        raise InvalidInputError(msg) from None
 
 
 @contextlib.contextmanager
