@@ -217,7 +217,7 @@ async def test_a_document_that_is_not_there_is_named(engine: Engine) -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"b": "x" * 70_000}, "metadata is 70"),
     ({"b": "x" * 40_000}, "metadata is 8"),
-    ({"b": {str(n): n for n in range(200)}}, "metadata has 402 keys"),
+    ({"b": {str(n): "n" for n in range(200)}}, "metadata has 402 keys"),
     ({"": 1}, "empty key"),
     ({"a": float("nan")}, "nan"),
     ({"a": 2**63}, "64 bit"),
@@ -229,7 +229,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 async def test_what_would_be_over_a_limit_changes_nothing(
     engine: Engine, patch: dict[str, Any], told: str
 ) -> None:
-    old = {"a": "y" * 40_000, "c": {str(n): n for n in range(199)}}
+    old = {"a": "y" * 40_000, "c": {str(n): "n" for n in range(199)}}
     await engine.store(new("Call me Ishmael.", "whale", metadata=old))
     before = (await engine.document(*PLACE)).document
     with pytest.raises(InvalidInputError, match=told):

@@ -490,7 +490,8 @@ def test_what_cannot_be_edited_is_printed_to_be_pasted(run: Run, home: Path) -> 
     assert result.returncode == 1
     assert "is not valid JSON: line 2, column 1" in result.stderr
     assert "Nothing was changed" in result.stderr
-    assert "hybrid-search" in json.loads(result.stdout)["mcpServers"]
+    (entry,) = json.loads(result.stdout)["mcpServers"].values()
+    assert entry["env"] == {"HYBRID_SEARCH_COLLECTION": "notes"}
     assert list(home.iterdir()) == [path]
     assert path.read_text() == '{"a": 1\n'
 
