@@ -63,13 +63,13 @@ def server_environment(data_dir: Path) -> dict[str, str]:
 
 
 @contextmanager
-def http_server(environment: dict[str, str]) -> Iterator[str]:
+def http_server(environment: dict[str, str], *options: str) -> Iterator[str]:
     """Serve over both HTTP transports; yield the base URL once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*STDIO_COMMAND, "serve", "--transport", "http", "--port", str(port)],
+        [*STDIO_COMMAND, "serve", "--transport", "http", "--port", str(port), *options],
         env=environment,
     )
     url = f"http://127.0.0.1:{port}"
