@@ -26,6 +26,7 @@ QUESTION = "My coffee comes out too fast. What should I change?"
 async def store_and_search(transport: StdioTransport | StreamableHttpTransport) -> None:
     """Store every text, then print what answers the question, best first."""
     async with Client(transport) as client:
+        print(f"MCP {client.protocol_version}")
         for name, text in TEXTS.items():
             stored = await client.call_tool(
                 "store-document", {"id": name, "text": text, "collection": COLLECTION}

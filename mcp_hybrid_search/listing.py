@@ -15,7 +15,8 @@ from typing import Any
 from mcp_hybrid_search.documents import ListRequest
 from mcp_hybrid_search.errors import InvalidInputError
 
-CURSOR_CHARACTERS = 8_000
+CURSOR_CHARACTERS = 20_000
+"""More than one of ours has, whatever the title and the id it leads to."""
 
 _WRONG = (
     "The cursor is broken, or belongs to another collection, namespace, filter or"

@@ -19,7 +19,7 @@ from mcp_hybrid_search.results import (
 def stored(result: StoredDocument) -> str:
     """Return the text of `store-document`."""
     notices = "".join(f" Note: {notice}" for notice in result.notices)
-    return f"{result.status}: {result.id!r} ({result.chunks} chunks).{notices}"
+    return f"{result.status}: {result.id!r} ({chunks(result.chunks)}).{notices}"
 
 
 def batch(result: StoredDocuments) -> str:
@@ -61,7 +61,7 @@ def document_list(result: DocumentList) -> str:
         source = f" · source: {_one_line(document.source)}" if document.source else ""
         lines.append(
             f"- {name} · id: {_one_line(document.id)}{source}"
-            f" · {document.chunks} chunks · {document.updated_at}"
+            f" · {chunks(document.chunks)} · {document.updated_at}"
         )
     if result.next_cursor is not None:
         lines.append(f"More: call again with cursor={result.next_cursor}")
@@ -82,6 +82,11 @@ def deleted_documents(result: DeletedDocuments) -> str:
     if result.deleted:
         return f"Deleted {named}."
     return f"Would delete {named}. Nothing was deleted."
+
+
+def chunks(count: int) -> str:
+    """Return a number of chunks for a sentence."""
+    return "1 chunk" if count == 1 else f"{count} chunks"
 
 
 def ids(first_ids: Sequence[str]) -> str:

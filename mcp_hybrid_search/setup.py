@@ -47,9 +47,10 @@ def set_up(
     """
     client = CLIENTS[client_name]
     path = _configuration(client, project=project)
-    command = this_command()
-    entry = client.entry(command, variables(given, known=_known(client, path, name)))
-    with _pasting(client, name, entry):
+    with _pasting(client_name, name, given):
+        known = known_variables(client, path, name)
+    entry = client.entry(this_command(), variables(given, known=known))
+    with _pasting(client_name, name, given):
         change = added(client, path, name, entry)
         if not change.needed:
             _print(f"{client.title} is already set up: {change.path}")
@@ -87,18 +88,15 @@ def _configuration(client: Client, *, project: bool) -> Path:
     return Path(client.project_file).absolute()
 
 
-def _known(client: Client, path: Path, name: str) -> dict[str, str]:
-    with _pasting(client, name, client.entry(this_command(), {})):
-        return known_variables(client, path, name)
-
-
 @contextmanager
-def _pasting(client: Client, name: str, entry: Mapping[str, Any]) -> Iterator[None]:
+def _pasting(
+    client_name: ClientName, name: str, given: Sequence[str]
+) -> Iterator[None]:
     """Print what to paste if the file cannot be changed."""
     try:
         yield
     except HybridSearchError as exc:
-        _print(client.snippet(name, entry))
+        print_snippet(client_name, name, given)
         msg = f"{exc} Nothing was changed; the lines above are what belongs into it."
         raise type(exc)(msg) from exc
 

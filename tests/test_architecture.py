@@ -67,10 +67,10 @@ DOORS = {
 }
 
 PURE = {
-    "arguments", "chunking", "documents", "errors", "filter_matching",
-    "filter_operators", "filter_values", "filters", "http_address", "listing",
-    "merging", "pooling", "ranking", "result_schemas", "result_texts", "results",
-    "stopwords", "validation",
+    "arguments", "chunking", "client_configs", "documents", "errors",
+    "filter_matching", "filter_operators", "filter_values", "filters",
+    "http_address", "json_editing", "listing", "merging", "pooling", "ranking",
+    "result_schemas", "result_texts", "results", "stopwords", "validation",
 }  # fmt: skip
 
 

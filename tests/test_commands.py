@@ -40,6 +40,7 @@ COMMANDS = [
     ["get", "kettle"],
     ["delete", "kettle"],
     ["collections"],
+    ["audit"],
     ["reindex", "documents"],
     ["doctor"],
     ["demo"],
@@ -192,6 +193,29 @@ def test_deleting_tells_whether_there_was_anything(run: Run) -> None:
     assert (first.exit_code, first.stdout) == (0, "deleted: cat\n")
     assert again.exit_code == 1
     assert json.loads(again.stdout) == {"id": "cat", "status": "not-found"}
+
+
+def test_the_audit_lists_what_commands_changed_newest_first(run: Run) -> None:
+    assert run("audit").stdout == "Nothing was changed yet.\n"
+    Path("kettle.txt").write_text(KETTLE)
+    run("add", "kettle.txt", "--namespace", "home")
+    run("add", "kettle.txt")
+    run("reindex", "documents")
+    run("delete", "kettle.txt")
+
+    changes = json.loads(run("audit", "--json").stdout)["changes"]
+
+    assert [(c["action"], c["namespace"], c["tool"]) for c in changes] == [
+        ("deleted", "default", "command delete"),
+        ("reindexed", "", "command reindex"),
+        ("created", "default", "command add"),
+        ("created", "home", "command add"),
+    ]
+    assert {c["client"] for c in changes} == {"command line"}
+    _, _, row, *rest = _lines(run("audit", "--namespace", "home", "--limit", "5"))
+    told = ["created", "documents", "home", "kettle.txt", "command", "line"]
+    assert row.split()[2:8] == told
+    assert rest == []
 
 
 @pytest.mark.usefixtures("stored")

@@ -104,7 +104,7 @@ async def test_the_text_of_a_list_is_a_line_for_each_document(client: Client) ->
     result = await client.call_tool("list-documents", {"order_by": "id", "limit": 2})
     head, first, second, more = text_of(result).splitlines()
     assert head == "2 of 3 documents in 'documents'."
-    assert first.startswith("- Coffee · id: coffee · 1 chunks · ")
+    assert first.startswith("- Coffee · id: coffee · 1 chunk · ")
     assert second.startswith("- Mate · id: mate")
     assert more.startswith("More: call again with cursor=")
 

@@ -65,7 +65,9 @@ def printed(example: str, server: list[str], environment: dict[str, str]) -> lis
 def test_the_client_of_fastmcp_stores_and_finds(
     server: list[str], environment: dict[str, str]
 ) -> None:
-    *stored, question, first, _second = printed("fastmcp_client", server, environment)
+    lines = printed("fastmcp_client", server, environment)
+    version, *stored, question, first, _second = lines
+    assert version == "MCP 2026-07-28"
     assert [line.split(": ")[1] for line in stored] == ["sourdough", "espresso"]
     assert question == QUESTION
     assert first == f"1. espresso: {BEST}"

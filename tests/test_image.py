@@ -3,14 +3,19 @@
 `make image-steps` takes the steps; here nothing needs a network.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from mcp_hybrid_search.settings import PREFIX, Settings, settings_from
+from mcp_hybrid_search.commands import app
+from mcp_hybrid_search.errors import InvalidInputError
+from mcp_hybrid_search.http_listening import check_exposure
+from mcp_hybrid_search.settings import PREFIX, Settings, load_settings, settings_from
 from tests.image import Instruction, dockerfile, instructions
 from tests.packages import ROOT
 
@@ -112,6 +117,40 @@ def test_the_server_stops_cleanly_and_tells_how_it_is() -> None:
     assert SERVER["ports"] == [f"127.0.0.1:{port}:{port}"]
     # Draining takes up to ten seconds.
     assert int(SERVER["stop_grace_period"].removesuffix("s")) > 10
+
+
+def options(arguments: list[str]) -> dict[str, Any]:
+    """Return what the command reads from its arguments, without doing it."""
+    group: Any = get_command(app)
+    context = group.make_context("mcp-hybrid-search", arguments)
+    name, command, rest = group.resolve_command(context, arguments)
+    found: dict[str, Any] = command.make_context(name, rest).params
+    return found
+
+
+def test_the_image_serves_http_to_everybody_who_has_a_token() -> None:
+    found = options(IMAGE["CMD"].listed)
+    assert (found["transport"], found["host"]) == ("http", "0.0.0.0")  # noqa: S104
+    settings = load_settings(host=found["host"])
+    with pytest.raises(InvalidInputError, match="callers need tokens"):
+        check_exposure(settings)
+    check_exposure(load_settings(host=found["host"], token="t" * 32))
+
+
+def test_the_registry_names_arguments_that_the_command_takes() -> None:
+    server = json.loads((ROOT / "server.json").read_text(encoding="utf-8"))
+    (arguments,) = (
+        package["packageArguments"]
+        for package in server["packages"]
+        if "packageArguments" in package
+    )
+    words = [
+        word
+        for argument in arguments
+        for word in (argument.get("name"), argument["value"])
+        if word is not None
+    ]
+    assert options(words)["transport"] == "streamable-http"
 
 
 def test_whoever_starts_it_with_compose_must_choose_a_token() -> None:

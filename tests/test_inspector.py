@@ -36,9 +36,7 @@ def base_url(environment: dict[str, str]) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(
-    params=["legacy/http", "legacy/sse", "legacy/stdio", "modern/http", "modern/stdio"]
-)
+@pytest.fixture(params=["legacy/stdio", "legacy/http", "legacy/sse", "modern/http"])
 def inspect(
     request: pytest.FixtureRequest,
     base_url: str,
@@ -90,20 +88,52 @@ def test_no_tool_has_a_schema_that_a_client_would_refuse(inspect: Inspect) -> No
     assert "\n0 errors," in listed.stderr
 
 
+def stored(inspect: Inspect, collection: str) -> None:
+    known = {"ahab": "whales", "starbuck": "whales", "queequeg": "wood"}
+    documents = [
+        {
+            "id": name,
+            "text": f"{name} knows {subject}.",
+            "metadata": {"of": subject},
+            "collection": collection,
+        }
+        for name, subject in known.items()
+    ]
+    assert call(inspect, "store-documents", documents=documents)["failed"] == 0
+
+
 def test_what_is_stored_is_found_paged_and_deleted(
     inspect: Inspect, request: pytest.FixtureRequest
 ) -> None:
-    place = {"collection": request.node.callspec.id.replace("/", "-")}
-    known = {"ahab": "whales", "starbuck": "whales", "queequeg": "wood"}
-    documents = [
-        {"id": name, "text": f"{name} knows {of}.", "metadata": {"of": of}, **place}
-        for name, of in known.items()
-    ]
-    assert call(inspect, "store-documents", documents=documents)["failed"] == 0
-    found = call(inspect, "hybrid-search", query="wood", **place)
+    collection = request.node.callspec.id.replace("/", "-")
+    stored(inspect, collection)
+    found = call(inspect, "hybrid-search", query="wood", collection=collection)
     assert found["hits"][0]["document_id"] == "queequeg"
-    deleted = call(inspect, "delete-document", id="queequeg", **place)
-    assert deleted["status"] == "deleted"
+
+    page: dict[str, Any] = {"collection": collection, "limit": 2}
+    first = call(inspect, "list-documents", **page)
+    second = call(inspect, "list-documents", **page, cursor=first["next_cursor"])
+    ids = [each["id"] for each in first["documents"] + second["documents"]]
+    assert sorted(ids) == ["ahab", "queequeg", "starbuck"]
+    assert second["next_cursor"] is None
+
+    whales: dict[str, Any] = {"filter": {"of": "whales"}, "collection": collection}
+    assert call(inspect, "delete-documents", **whales, dry_run=True)["count"] == 2
+    assert call(inspect, "delete-documents", **whales, confirm_count=2)["deleted"]
+    assert call(inspect, "list-documents", **page)["total"] == 1
+
+
+def test_resources_and_prompts_are_read(
+    inspect: Inspect, request: pytest.FixtureRequest
+) -> None:
+    collection = request.node.callspec.id.replace("/", "-") + "-read"
+    stored(inspect, collection)
+    read = inspect("resources/read", "--uri", f"document://{collection}/ahab")
+    (content,) = result(read)["contents"]
+    assert content["text"] == "ahab knows whales."
+    asked = ("--prompt-name", "remember", "--prompt-args", "what=the whale")
+    (message,) = result(inspect("prompts/get", *asked))["messages"]
+    assert message["content"]["text"].endswith("To remember: the whale")
 
 
 def test_a_refused_call_ends_with_the_code_for_it(inspect: Inspect) -> None:

@@ -3,7 +3,11 @@
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +125,64 @@ def test_the_registry_knows_every_variable_and_which_are_secret() -> None:
 def test_the_readme_proves_the_name_in_the_registry() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"<!-- mcp-name: {SERVER['name']} -->" in readme
+
+
+# The distributions
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Build both from a copy with things beside them that are nobody's business."""
+    copy = tmp_path_factory.mktemp("built") / "copy"
+    ignored = shutil.ignore_patterns(
+        ".*_cache", ".venv", ".git", "build", "dist", "node_modules"
+    )
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    junk = ("memory.sqlite3", "notes.txt", ".env", "node_modules/x.js", ".venv/x.py")
+    for name in (*junk, "mcp_hybrid_search/__pycache__/x.pyc"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("")
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", "dist"]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
+    (wheel,) = (copy / "dist").glob("*.whl")
+    (source,) = (copy / "dist").glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive, tarfile.open(source) as tar:
+        return {
+            "wheel": set(archive.namelist()),
+            "sdist": {name.partition("/")[2] for name in tar.getnames()},
+        }
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(
+    built: dict[str, set[str]],
+) -> None:
+    package = ROOT / "mcp_hybrid_search"
+    modules = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
+    ours = {name for name in built["wheel"] if ".dist-info/" not in name}
+    assert ours == modules | {"mcp_hybrid_search/py.typed"}
+    information = {name.partition("/")[2] for name in built["wheel"] - ours}
+    assert information == {
+        "METADATA", "RECORD", "WHEEL", "entry_points.txt",
+        "licenses/LICENSE", "licenses/NOTICE",
+    }  # fmt: skip
+
+
+def test_the_source_distribution_holds_what_is_kept_in_git(
+    built: dict[str, set[str]],
+) -> None:
+    tops = {name.partition("/")[0] for name in built["sdist"]}
+    assert tops <= {
+        "mcp_hybrid_search", "tests", "benchmarks", "docs", "examples", "bundle",
+        "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "AGENTS.md", "LICENSE",
+        "NOTICE", "Makefile", "constraints.txt", "pyproject.toml", "PKG-INFO",
+        "Dockerfile", ".dockerignore", "compose.yaml", "smithery.yaml", "server.json",
+        ".gitignore",
+    }  # fmt: skip
+    assert {"mcp_hybrid_search/py.typed", "NOTICE", "tests/tools.json"} <= built[
+        "sdist"
+    ]
+    assert not [name for name in built["sdist"] if "__pycache__" in name]
+    assert not [name for name in built["sdist"] if name.startswith("benchmarks/res")]
 
 
 # The bundle

@@ -376,8 +376,9 @@ def test_the_running_script_is_the_command(tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert server_command(str(script), other, "/python") == [str(script)]
     assert server_command("/gone/__main__.py", script.parent, "/p") == [str(script)]
-    assert server_command("pytest", other, "/python") == [
-        "/python", "-m", "mcp_hybrid_search",
+    python = "/home/me/.cache/pypoetry/virtualenvs/x/bin/python"
+    assert server_command("pytest", other, python) == [
+        python, "-m", "mcp_hybrid_search",
     ]  # fmt: skip
 
 
@@ -404,7 +405,7 @@ def test_the_link_of_pipx_or_uv_is_the_command(tmp_path: Path) -> None:
     [
         "/home/me/.cache/uv/archive-v0/x1/bin/python",
         "/home/me/.cache/uv/environments-v2/x1/bin/python",
-        "/home/me/.local/pipx/.cache/x1/bin/python",
+        "/home/me/.local/share/pipx/.cache/d104b476edf8dde/bin/python",
         "/home/me/.cache/pipx/x1/bin/python",
     ],
 )
@@ -490,7 +491,8 @@ def test_what_cannot_be_edited_is_printed_to_be_pasted(run: Run, home: Path) -> 
     assert result.returncode == 1
     assert "is not valid JSON: line 2, column 1" in result.stderr
     assert "Nothing was changed" in result.stderr
-    assert "hybrid-search" in json.loads(result.stdout)["mcpServers"]
+    (entry,) = json.loads(result.stdout)["mcpServers"].values()
+    assert entry["env"] == {"HYBRID_SEARCH_COLLECTION": "notes"}
     assert list(home.iterdir()) == [path]
     assert path.read_text() == '{"a": 1\n'
 

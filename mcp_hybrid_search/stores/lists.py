@@ -132,8 +132,8 @@ class Lists:
     def count_of(self, keys: Iterable[int], namespace: str) -> int:
         """Return how many of these documents are of a namespace."""
         ((count,),) = self._rows(
-            "SELECT count(*) FROM json_each(?) JOIN documents ON key = value"
-            " WHERE namespace = ?",
+            "SELECT count(*) FROM documents"
+            " WHERE key IN (SELECT value FROM json_each(?)) AND namespace = ?",
             json.dumps(list(keys)),
             namespace,
         )
