@@ -70,7 +70,8 @@ def stored(rows: Rows, origin: Origin) -> dict[tuple[str, str, str], Status]:
         return {}
     found = rows(
         "SELECT collection, namespace, document_id, action FROM audit"
-        " INDEXED BY audit_calls WHERE call = ? AND call <> '' AND action IN (?, ?) ORDER BY key",
+        " INDEXED BY audit_calls"
+        " WHERE call = ? AND call <> '' AND action IN (?, ?) ORDER BY key",
         origin.call,
         CREATED,
         REPLACED,
