@@ -340,6 +340,29 @@ async def test_what_was_not_on_the_disk_is_set_again_and_not_encoded_again(
     assert states(engine) == {"whale": 1, "soup": 1, "rust": 1}
 
 
+async def test_an_index_older_than_its_last_checkpoint_gets_the_newest_metadata(
+    open_engine: OpenEngine, index: Path, counted: list[int], tmp_path: Path
+) -> None:
+    engine = open_engine()
+    await fill(engine)
+    await engine.update_metadata(*PLACE, {"a": 1})
+    engine.close()
+    older = shutil.copytree(index, tmp_path / "older")
+    engine = open_engine()
+    await engine.update_metadata(*PLACE, {"a": 2})
+    await checkpointed(engine)
+    engine.close()
+    shutil.rmtree(index)
+    older.rename(index)
+    counted.clear()
+
+    engine = open_engine()
+
+    assert await matching(engine, a=2) == ["whale"]
+    assert await matching(engine, a=1) == []
+    assert counted == []
+
+
 async def test_a_checkpoint_never_takes_old_metadata_for_new(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def stored(rows: Rows, origin: Origin) -> dict[tuple[str, str, str], Status]:
         return {}
     found = rows(
         "SELECT collection, namespace, document_id, action FROM audit"
+        " INDEXED BY audit_calls"
         " WHERE call = ? AND call <> '' AND action IN (?, ?) ORDER BY key",
         origin.call,
         CREATED,
@@ -86,7 +87,9 @@ def deleted(rows: Rows, origin: Origin, collection: str, namespace: str) -> list
     if not origin.call:
         return []
     found = rows(
-        "SELECT document_id FROM audit WHERE call = ? AND call <> '' AND action = ?"
+        # Else SQLite may read every change of the namespace.
+        "SELECT document_id FROM audit INDEXED BY audit_calls"
+        " WHERE call = ? AND call <> '' AND action = ?"
         " AND collection = ? AND namespace = ? ORDER BY document_id",
         origin.call,
         DELETED,

@@ -226,6 +226,15 @@ class EdgeIndex:
             )
         return {int(record.id) for record in records}
 
+    def updated_at(self, point_ids: Iterable[int]) -> dict[int, float]:
+        """Return when the documents of points were changed, as the payloads say."""
+        with _edge_errors(self.path):
+            records = self._shard.retrieve([*point_ids], ["updated_at"], False)  # noqa: FBT003 - positional there
+        return {
+            int(record.id): (record.payload or {}).get("updated_at", 0.0)
+            for record in records
+        }
+
     def rankings(
         self, query: Encoded, *, namespace: str, filter_: Filter | None, limit: int
     ) -> dict[str, Ranking]:

@@ -34,6 +34,7 @@ CHECKPOINT_IDLE_SECONDS = 1.0
 CHECKPOINT_SECONDS = 10.0
 RETRY_SECONDS = 10.0
 """How long the background rests after a failure, unless there is a write."""
+HALF_A_MILLISECOND = 0.0005
 REPAIR_CHUNKS = 32
 """Chunks that are encoded again before the next look at what else is due."""
 REPAIR_GRACE_SECONDS = 2.0
@@ -248,9 +249,25 @@ class Indexes:
         slices = Slices(index, self._directory)
         opened = OpenIndex(index, slices, pending, [], notice=notice)
         opened.touch()
-        for key in self._ledger.with_old_payload(collection):
+        for key in {
+            *self._ledger.with_old_payload(collection),
+            *self._outdated(index, collection),
+        }:
             self._update_again(opened, key)
         return opened
+
+    def _outdated(self, index: EdgeIndex, collection: Collection) -> set[int]:
+        """Return the documents whose metadata in the index is older than it should be.
+
+        It is not, unless somebody put an older index in the place of the newest.
+        """
+        expected = self._ledger.changed_points(collection)
+        told = index.updated_at(expected) if expected else {}
+        return {
+            key
+            for point, (key, moment) in expected.items()
+            if abs(told.get(point, 0.0) - moment) > HALF_A_MILLISECOND
+        }
 
     def _update_again(self, opened: OpenIndex, key: int) -> None:
         row = self._ledger.document(key)

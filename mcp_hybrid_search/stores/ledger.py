@@ -389,6 +389,16 @@ class Ledger:
         )
         return [key for (key,) in rows]
 
+    def changed_points(self, collection: Collection) -> dict[int, tuple[int, float]]:
+        """Return (document key, time of change) by point id, if there was a change."""
+        rows = self.rows(
+            "SELECT point_id, key, updated_at FROM documents"
+            " JOIN chunks ON document_key = key"
+            " WHERE collection_key = ? AND indexed = 1 AND updated_at <> created_at",
+            collection.key,
+        )
+        return {point: (key, updated_at) for point, key, updated_at in rows}
+
     def mark_indexed(self, keys: Iterable[int], state: int = INDEXED) -> None:
         """Record what of these documents the index holds on disk."""
         with self._transaction():
