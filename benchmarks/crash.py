@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -33,6 +33,7 @@ from benchmarks.oracle import (
     Oracle,
     Verdict,
     Version,
+    new_metadata,
     new_version,
     wait_until_complete,
 )
@@ -43,7 +44,17 @@ Mode = Literal["kill", "discarded", "checkpoint", "torn"]
 LONGEST_LIFE_SECONDS = 6.0
 LIVING_DOCUMENTS = 30
 OUTSTANDING_CALLS = 3
-OPERATIONS = {"new": 5, "replace": 5, "delete": 3, "several": 2, "pause": 1}
+OPERATIONS = {
+    "new": 5,
+    "replace": 5,
+    "metadata": 5,
+    "delete": 2,
+    "matching": 1,
+    "several": 2,
+    "pause": 1,
+}
+Change = dict[str, Version | None]
+"""What a call makes of documents, by id; None: they are deleted."""
 PAUSE_SECONDS = 1.3
 """Longer than the server waits, idle, before it makes a checkpoint."""
 
@@ -184,7 +195,7 @@ class Campaign:
 
     def _work(self, server: RealServer, operations: int | None) -> None:
         """Send random operations, some at once, until they are done or it dies."""
-        calls: dict[int, dict[str, Version | None]] = {}
+        calls: dict[int, Change] = {}
         while operations is None or operations > 0 or calls:
             if len(calls) < OUTSTANDING_CALLS and (operations is None or operations):
                 self._send(server, calls)
@@ -193,9 +204,7 @@ class Campaign:
             request_id, result = server.receive()
             self._acknowledge(calls.pop(request_id), result)
 
-    def _send(
-        self, server: RealServer, calls: dict[int, dict[str, Version | None]]
-    ) -> None:
+    def _send(self, server: RealServer, calls: dict[int, Change]) -> None:
         if len(self._oracle.living) > LIVING_DOCUMENTS:
             kind = "delete"
         else:
@@ -208,44 +217,73 @@ class Campaign:
             return
         # Before it is sent: a kill in the middle of the writing leaves it open too.
         self._oracle.in_flight |= change
+        if tool == "delete-documents":
+            self._oracle.together.append([*change])
         calls[server.send(tool, arguments)] = change
 
-    def _operation(
-        self, kind: str
-    ) -> tuple[str, dict[str, Any], dict[str, Version | None]]:
+    def _operation(self, kind: str) -> tuple[str, dict[str, Any], Change]:
         living = [d for d in self._oracle.living if d not in self._oracle.in_flight]
         if kind == "delete":
             gone = self._rng.sample(living, min(1, len(living)))
             return "delete-document", {"id": "".join(gone)}, dict.fromkeys(gone)
+        if kind == "matching":
+            return self._deletion(living)
         names = self._rng.sample(living, min(1, len(living)))
+        if kind == "metadata" and names:
+            return self._metadata_update(names[0])
         if kind == "several":
             names += [self._new_name() for _ in range(self._rng.randint(1, 3))]
         if kind == "new" or not names:
             names = [self._new_name()]
-        versions = {name: new_version(self._rng) for name in names}
-        items = [{"id": name, "text": v.text} for name, v in versions.items()]
-        change: dict[str, Version | None] = {**versions}
+        versions = {name: self._new_version() for name in names}
+        items = [
+            {"id": name, "text": v.text, "metadata": v.metadata}
+            for name, v in versions.items()
+        ]
+        change: Change = {**versions}
         if kind == "several":
             return "store-documents", {"documents": items}, change
         return "store-document", items[0], change
+
+    def _new_version(self) -> Version:
+        return replace(new_version(self._rng), metadata=new_metadata(self._rng))
+
+    def _metadata_update(self, name: str) -> tuple[str, dict[str, Any], Change]:
+        """Change one key, and remove or change the other."""
+        metadata = new_metadata(self._rng)
+        patch = dict(metadata)
+        if metadata["number"] % 2:
+            del metadata["number"]
+            patch["number"] = None
+        version = replace(self._oracle.living[name], metadata=metadata)
+        return "update-metadata", {"id": name, "metadata": patch}, {name: version}
+
+    def _deletion(self, living: list[str]) -> tuple[str, dict[str, Any], Change]:
+        """Delete a few documents by one filter."""
+        gone = self._rng.sample(living, min(3, len(living)))
+        tags = [self._oracle.living[name].metadata["tag"] for name in gone]
+        arguments = {"filter": {"tag": tags}, "confirm_count": len(gone)}
+        return "delete-documents", arguments, dict.fromkeys(gone)
 
     def _new_name(self) -> str:
         self._named += 1
         return f"document-{self._named}"
 
-    def _acknowledge(
-        self, change: dict[str, Version | None], result: dict[str, Any]
-    ) -> None:
+    def _acknowledge(self, change: Change, result: dict[str, Any]) -> None:
         try:
             content = structured(result)
         except FailedError as exc:
             self.report.refused.append(str(exc))
             return
-        stored = content.get("results", [content])
+        stored = content.get("results", [content] * len(change))
+        if "dry_run" in content:
+            self._oracle.together.remove([*change])
         for (name, version), item in zip(change.items(), stored, strict=True):
             del self._oracle.in_flight[name]
             if version is None:
                 self._oracle.deleted(name)
+            elif "chunks" not in item:
+                self._oracle.changed(name, version)
             else:
                 self._oracle.stored(name, version, item["chunks"])
 

@@ -4,6 +4,7 @@ Run: python -m benchmarks.http [--parts overhead,burst] [--quick] [--json FILE]
 """
 
 import argparse
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -208,4 +209,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # The servers would outlive a benchmark that is told to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

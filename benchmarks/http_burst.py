@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -21,6 +21,7 @@ from anyio.abc import SocketStream
 from mcp import Client
 
 from benchmarks.host import ROOT, footprint
+from benchmarks.http_pinging import Ping
 from benchmarks.http_serving import (
     STATELESS,
     HttpServer,
@@ -90,9 +91,10 @@ def burst_section(
         ]
     note = NOTE.format(ping=PING_SECONDS * 1000, normal=NORMAL, bursts=bursts)
     title = f"A burst of {calls:,} calls, {chunks:,} chunks"
-    counted = Counter(text for each in found for text in each.neither)
-    problems = [f"{count} calls: {text}" for text, count in counted.items()]
-    return Section(title, rows, note), problems
+    problems = Counter(f"call: {text}" for each in found for text in each.neither)
+    problems.update(f"ping: {ping.problem}" for ping in pings if ping.problem)
+    counted = [f"{count} times {text}" for text, count in problems.items()]
+    return Section(title, rows, note), counted
 
 
 def _allow_descriptors(count: int) -> None:
@@ -103,9 +105,9 @@ def _allow_descriptors(count: int) -> None:
 
 
 @contextmanager
-def _pinging(server: HttpServer) -> Iterator[list[tuple[float, float]]]:
+def _pinging(server: HttpServer) -> Iterator[list[Ping]]:
     """Ping until the block ends; only then the list has what was found."""
-    found: list[tuple[float, float]] = []
+    found: list[Ping] = []
     with subprocess.Popen(
         [
             sys.executable,
@@ -125,7 +127,7 @@ def _pinging(server: HttpServer) -> Iterator[list[tuple[float, float]]]:
                 raise RuntimeError(msg)
             yield found
             said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-            found += [(at, taken) for at, taken in json.loads(said)]
+            found += [Ping(*values) for values in json.loads(said)]
         finally:
             process.kill()
 
@@ -180,6 +182,7 @@ def _request(url: str, query: str) -> bytes:
         target=parts.path,
         headers=[
             ("Host", parts.netloc),
+            ("Connection", "close"),
             ("Accept", "application/json, text/event-stream"),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
@@ -200,58 +203,68 @@ async def _sent(url: str, requests: Sequence[bytes], burst: Burst) -> None:
     streams = [
         await anyio.connect_tcp(parts.hostname or "", parts.port or 0) for _ in requests
     ]
+    answers: list[tuple[float, bytes]] = []
     burst.began = time.monotonic()
     async with anyio.create_task_group() as group:
         for stream, request in zip(streams, requests, strict=True):
-            group.start_soon(_one, stream, request, burst)
+            group.start_soon(_one, stream, request, answers)
     burst.ended = time.monotonic()
+    # Only now: reading them takes the processor from the server.
+    _sorted_in(burst, answers)
 
 
-async def _one(stream: SocketStream, request: bytes, burst: Burst) -> None:
+async def _one(
+    stream: SocketStream, request: bytes, answers: list[tuple[float, bytes]]
+) -> None:
     started = time.monotonic()
+    answer = bytearray()
     async with stream:
-        try:
-            with anyio.fail_after(PATIENCE_SECONDS):
-                await stream.send(request)
-                became = await _received(stream)
-        except (OSError, TimeoutError, anyio.BrokenResourceError) as exc:
-            burst.neither.append(type(exc).__name__)
-            return
-        except h11.RemoteProtocolError as exc:
-            burst.neither.append(str(exc))
-            return
-    if became in {ANSWERED, REFUSED}:
-        taken = (time.monotonic() - started) * 1000
-        burst.milliseconds.setdefault(became, []).append(taken)
-    else:
-        burst.neither.append(became)
+        with anyio.move_on_after(PATIENCE_SECONDS):
+            await stream.send(request)
+            # What was cut off is seen when the answer is read.
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    answer += await stream.receive()
+    answers.append(((time.monotonic() - started) * 1000, bytes(answer)))
 
 
-async def _received(stream: SocketStream) -> str:
-    """Return what became of a call: `answered`, `refused`, or what came instead."""
+def _sorted_in(burst: Burst, answers: Sequence[tuple[float, bytes]]) -> None:
+    for milliseconds, answer in answers:
+        outcome = became(answer)
+        if outcome in {ANSWERED, REFUSED}:
+            burst.milliseconds.setdefault(outcome, []).append(milliseconds)
+        else:
+            burst.neither.append(outcome)
+
+
+def _read(answer: bytes) -> tuple[h11.Response, bytes]:
     reader = h11.Connection(h11.CLIENT)
     # It reads answers only to what it believes to have sent.
     reader.send(h11.Request(method="POST", target="/", headers=[("Host", "-")]))
     reader.send(h11.EndOfMessage())
+    for data in (answer, b""):
+        reader.receive_data(data)
     body = bytearray()
     response: h11.Response | None = None
     while True:
         event = reader.next_event()
-        if event is h11.NEED_DATA:
-            try:
-                reader.receive_data(await stream.receive())
-            except anyio.EndOfStream:
-                reader.receive_data(b"")
-        elif isinstance(event, h11.Response):
+        if isinstance(event, h11.Response):
             response = event
         elif isinstance(event, h11.Data):
             body += event.data
         elif response is not None and isinstance(event, h11.EndOfMessage):
-            return became(response, bytes(body))
+            return response, bytes(body)
+        else:
+            msg = "The answer has no head."
+            raise h11.RemoteProtocolError(msg)
 
 
-def became(response: h11.Response, body: bytes) -> str:
+def became(answer: bytes) -> str:
     """Return `answered`, `refused` (with the time to try again), or what came else."""
+    try:
+        response, body = _read(answer)
+    except h11.RemoteProtocolError as exc:
+        return f"{len(answer)} bytes: {exc}"
     text = body.decode("utf-8", "replace")
     if response.status_code == 429:
         names = {name for name, _ in response.headers}
@@ -266,9 +279,7 @@ def became(response: h11.Response, body: bytes) -> str:
     return REFUSED if RETRY.search(text) else f"{response.status_code} {text[:200]}"
 
 
-def _rows(
-    found: list[Burst], pings: list[tuple[float, float]], *, least: int
-) -> Iterator[Row]:
+def _rows(found: list[Burst], pings: list[Ping], *, least: int) -> Iterator[Row]:
     answered = [each.count(ANSWERED) for each in found]
     yield figure("answered, fewest", answered, "", percentile=0, target=f">= {least}")
     yield figure("answered", answered, "")
@@ -288,18 +299,19 @@ def _rows(
         yield figure(f"ping p50, {when}", times, "ms")
         yield figure(f"ping p99, {when}", times, "ms", percentile=99, target=target)
         yield figure(f"ping worst, {when}", times, "ms", percentile=100)
+    failed = sum(bool(ping.problem) for ping in pings)
+    yield figure("pings without an answer", [failed], "", target="0")
     yield figure("search p50 before", [each.usual_ms for each in found], "ms")
     normal = [each.normal_seconds for each in found]
     yield figure("normal again, worst", normal, "s", percentile=100, target="<= 2")
 
 
-def _apart(
-    found: list[Burst], pings: list[tuple[float, float]]
-) -> tuple[list[float], list[float]]:
+def _apart(found: list[Burst], pings: list[Ping]) -> tuple[list[float], list[float]]:
     """Return milliseconds of pings that were on their way in a burst, and others."""
     inside: list[float] = []
     outside: list[float] = []
-    for at, taken in pings:
-        during = any(at + taken / 1e3 >= b.began and at <= b.ended for b in found)
-        (inside if during else outside).append(taken)
+    for ping in pings:
+        end = ping.at + ping.milliseconds / 1000
+        during = any(end >= b.began and ping.at <= b.ended for b in found)
+        (inside if during else outside).append(ping.milliseconds)
     return inside, outside

@@ -1,8 +1,9 @@
 """What must be true of a store after any crash, and the proof by its own tools."""
 
+import json
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,21 @@ class Version:
 
     text: str
     markers: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Under `tag` what no other version has, where there is any."""
+
+    def seen(self) -> str:
+        """Return what reading shows of it, and of no other version."""
+        return _seen(self.text, self.metadata)
+
+
+def _seen(text: str, metadata: Mapping[str, Any]) -> str:
+    return json.dumps([text, dict(metadata)], sort_keys=True)
+
+
+def new_metadata(rng: random.Random) -> dict[str, Any]:
+    """Make metadata that no other version has."""
+    return {"tag": _marker(rng), "number": rng.randint(0, 9)}
 
 
 @dataclass(slots=True)
@@ -78,7 +94,19 @@ class Oracle:
         """Document ids by the markers of versions that are no more."""
         self.in_flight: dict[str, Version | None] = {}
         """What was asked for and never answered, by document id; None: deletion."""
+        self.together: list[list[str]] = []
+        """Ids whose deletion was asked for by one filter and never answered."""
+        self.retired_tags: list[str] = []
+        """Tags of versions that are no more."""
         self.acknowledged = 0
+
+    def changed(self, document_id: str, version: Version) -> None:
+        """Take note that the server acknowledged new metadata."""
+        chunks = self.chunks.get(document_id)
+        self._adopt(document_id, version)
+        if chunks is not None:
+            self.chunks[document_id] = chunks
+        self.acknowledged += 1
 
     def stored(self, document_id: str, version: Version, chunks: int) -> None:
         """Take note that the server acknowledged a version."""
@@ -95,9 +123,17 @@ class Oracle:
         old = self.living.pop(document_id, None)
         self.chunks.pop(document_id, None)
         if old is not None:
-            self.retired.update(dict.fromkeys(old.markers, document_id))
+            living = version.markers if version else ()
+            gone = [marker for marker in old.markers if marker not in living]
+            self.retired.update(dict.fromkeys(gone, document_id))
+            self._retire_tag(old, version)
         if version is not None:
             self.living[document_id] = version
+
+    def _retire_tag(self, old: Version, new: Version | None) -> None:
+        tag = old.metadata.get("tag")
+        if tag is not None and (new is None or new.metadata.get("tag") != tag):
+            self.retired_tags.append(tag)
 
     def verified(self, server: RealServer) -> Verdict:
         """Compare everything the server's tools tell with what must be true."""
@@ -106,22 +142,30 @@ class Oracle:
         self._read_all(server, verdict)
         self._count(server, verdict)
         self._search_all(server, verdict)
+        self._filter_all(server, verdict)
         return verdict
 
     def _settle(self, server: RealServer, verdict: Verdict) -> None:
+        for ids in self.together:
+            there = [name for name in ids if read(server, name) is not None]
+            if there and there != ids:
+                verdict.half.append(f"of {ids} only {there} are left")
+        self.together.clear()
         for document_id, wanted in self.in_flight.items():
             old = self.living.get(document_id)
             found = read(server, document_id)
-            text = found and found["text"]
-            states = {v and v.text: v for v in (old, wanted)}
-            if text not in states:
-                verdict.half.append(f"{document_id}: neither version, {text!r:.80}")
-            elif (state := states[text]) is not old:
+            seen = found and _seen(found["text"], found["metadata"])
+            states = {v and v.seen(): v for v in (old, wanted)}
+            if seen not in states:
+                verdict.half.append(f"{document_id}: neither version, {seen!r:.80}")
+            elif (state := states[seen]) is not old:
                 self._adopt(document_id, state)
-            else:
+            elif wanted is not None:
                 # What was asked for never came to be: it must not be found either.
-                markers = wanted.markers if wanted else ()
-                self.retired.update(dict.fromkeys(markers, document_id))
+                living = old.markers if old else ()
+                never = [marker for marker in wanted.markers if marker not in living]
+                self.retired.update(dict.fromkeys(never, document_id))
+                self._retire_tag(wanted, old)
         self.in_flight.clear()
 
     def _read_all(self, server: RealServer, verdict: Verdict) -> None:
@@ -130,8 +174,9 @@ class Oracle:
             if found is None:
                 verdict.lost.append(f"{document_id}: not found")
                 continue
-            if found["text"] != version.text:
-                verdict.half.append(f"{document_id}: {found['text']!r:.80}")
+            if _seen(found["text"], found["metadata"]) != version.seen():
+                shown = f"{found['text']!r:.80}, {found['metadata']}"
+                verdict.half.append(f"{document_id}: {shown}")
             chunks = found["chunks_in_document"]
             if found["chunks"] != chunks or self.chunks.get(document_id) not in (
                 None,
@@ -172,6 +217,16 @@ class Oracle:
                 if marker in hit["text"].lower():
                     verdict.resurrected.append(f"{hit['document_id']}: {marker}")
 
+    def _filter_all(self, server: RealServer, verdict: Verdict) -> None:
+        """See that filters find the metadata that is read, and no older one."""
+        for document_id, version in self.living.items():
+            tag = version.metadata.get("tag")
+            if tag is not None and _tagged(server, tag) != [document_id]:
+                verdict.lost.append(f"{document_id}: a filter does not find {tag}")
+        for tag in self._some(self.retired_tags):
+            if found := _tagged(server, tag):
+                verdict.resurrected.append(f"{found}: a filter finds {tag}")
+
     def _hits(
         self, server: RealServer, marker: str, verdict: Verdict
     ) -> list[dict[str, Any]]:
@@ -195,6 +250,16 @@ class Oracle:
         yield from ordered[-RETIRED_CHECKED:]
         older = ordered[:-RETIRED_CHECKED]
         yield from self._rng.sample(older, min(RETIRED_CHECKED, len(older)))
+
+
+def _tagged(server: RealServer, tag: str) -> list[str]:
+    """Return the ids that a search with a filter finds, if a list finds the same."""
+    filter_ = {"tag": tag}
+    hits = server.call("hybrid-search", query="tag", filter=filter_)["hits"]
+    found = [hit["document_id"] for hit in hits]
+    listed = server.call("list-documents", filter=filter_)["documents"]
+    same = found == [document["id"] for document in listed]
+    return found if same else [*found, "and a list finds others"]
 
 
 def read(server: RealServer, document_id: str) -> dict[str, Any] | None:

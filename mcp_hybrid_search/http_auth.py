@@ -9,10 +9,11 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_hybrid_search.credentials import Credential
-from mcp_hybrid_search.errors import InvalidInputError
+from mcp_hybrid_search.errors import BusyError, ForbiddenError, InvalidInputError
 from mcp_hybrid_search.http_guard import Reply
 from mcp_hybrid_search.http_refusal import RefusedError
 from mcp_hybrid_search.http_streams import Streams
+from mcp_hybrid_search.oauth import READ_SCOPE, WRITE_SCOPE
 from mcp_hybrid_search.tokens import Tokens
 
 LONGEST_TOKEN = 16_384
@@ -76,8 +77,23 @@ class Gatekeeper:
                 status = HTTPStatus.SERVICE_UNAVAILABLE
                 raise RefusedError(status, str(exc), "token") from None
         if found is None and self._issuer is not None:
-            found = await self._issuer.find(token)
+            found = await self._issued(self._issuer, token)
         return found
+
+    async def _issued(self, issuer: Issuer, token: str) -> Credential | None:
+        try:
+            return await issuer.find(token)
+        except ForbiddenError as exc:
+            raise self.refusal(
+                HTTPStatus.FORBIDDEN,
+                str(exc),
+                error="insufficient_scope",
+                scope=f"{READ_SCOPE} {WRITE_SCOPE}",
+            ) from None
+        except BusyError as exc:
+            headers = {"Retry-After": str(exc.retry_seconds)}
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            raise RefusedError(status, str(exc), "token", headers) from None
 
     def still_trusts(self, credential: Credential | None) -> bool:
         """Return whether who was let in may stay."""

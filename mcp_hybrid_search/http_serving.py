@@ -25,11 +25,11 @@ from mcp_hybrid_search.http_listening import (
     addresses,
     base_url,
     check_exposure,
-    listed,
     listening,
     most_connections,
     scheme,
     tls_context,
+    trusted_proxies,
     url_path,
 )
 from mcp_hybrid_search.http_transports import MCP, SSE, Transports
@@ -198,6 +198,7 @@ class _Server(uvicorn.Server):
 def _config(
     settings: Settings, app: ASGIApp, tls: ssl.SSLContext | None
 ) -> uvicorn.Config:
+    proxies = trusted_proxies(settings)
     config = uvicorn.Config(
         app,
         interface="asgi3",
@@ -208,8 +209,8 @@ def _config(
         # Its lines hold query strings, which name sessions.
         access_log=False,
         # Else it believes whoever connects from this machine.
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=listed(settings.trusted_proxies),
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
         server_header=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=1,

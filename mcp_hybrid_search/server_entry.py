@@ -1,9 +1,9 @@
 """The configuration of an MCP client with this server in it, or without it."""
 
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from mcp_hybrid_search.settings import PREFIX, check_variable, settings_from
 SCRIPT = "mcp-hybrid-search"
 
 _REMOTE = {"url", "serverUrl", "httpUrl"}
-_TEMPORARY = ("archive-v", "environments-v", "builds-v")
-"""Directories of uv's cache, which may be emptied at any time."""
+_TEMPORARY = re.compile(
+    r"/(?:archive|environments|builds)-v\d+/|/\.cache/(?:pipx|[0-9a-f]{15})/"
+)
+"""Caches of uv and of `pipx run`, which may be emptied at any time."""
 
 
 def server_command(started_as: str, scripts: Path, python: str) -> list[str]:
@@ -33,10 +35,7 @@ def server_command(started_as: str, scripts: Path, python: str) -> list[str]:
     Raises:
         ConflictError: If it runs in an environment that does not last.
     """
-    parts = Path(python).parts
-    pairs = {frozenset(pair) for pair in pairwise(parts)}
-    of_pipx_run = frozenset({".cache", "pipx"}) in pairs
-    if of_pipx_run or any(part.startswith(_TEMPORARY) for part in parts):
+    if _TEMPORARY.search(Path(python).as_posix()):
         msg = (
             f"{python} is in an environment that may be removed at any time. Install"
             f" it first, with `uv tool install {SCRIPT}` or `pipx install {SCRIPT}`,"

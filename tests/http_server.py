@@ -35,6 +35,19 @@ JSON_HEADERS = {
 }
 
 
+def environment(data_dir: Path, **variables: str) -> dict[str, str]:
+    """Return the variables of a server of a test's own."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(mcp_hybrid_search.__file__).parents[1]),
+        "HYBRID_SEARCH_DATA_DIR": str(data_dir),
+        "HYBRID_SEARCH_MIN_FREE_BYTES": "0",
+        "HYBRID_SEARCH_PORT": "0",
+        "HYBRID_SEARCH_ENGINE_IDLE_SECONDS": "0",
+        **{f"HYBRID_SEARCH_{name}": value for name, value in variables.items()},
+    }
+
+
 @dataclass(frozen=True)
 class Answer:
     """What came back; status 0: the connection was closed without an answer."""
@@ -70,19 +83,11 @@ class HttpServer:
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.log_path = root / "stderr"
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(mcp_hybrid_search.__file__).parents[1]),
-            "HYBRID_SEARCH_DATA_DIR": str(root / "data"),
-            "HYBRID_SEARCH_MIN_FREE_BYTES": "0",
-            "HYBRID_SEARCH_PORT": "0",
-            "HYBRID_SEARCH_ENGINE_IDLE_SECONDS": "0",
-            **{f"HYBRID_SEARCH_{name}": value for name, value in variables.items()},
-        }
+        self.environment = environment(root / "data", **variables)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, "serve", "--transport", "http", *arguments],
-                env=environment,
+                env=self.environment,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
@@ -115,7 +120,8 @@ class HttpServer:
     @property
     def address(self) -> str:
         """The host and port as a client names them."""
-        return f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h11
 import numpy as np
 import pytest
 
@@ -309,6 +308,7 @@ def test_http_runs_a_real_server_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert figures["store p99"] > 0
     assert figures["answered"] + figures["refused"] == 100
     assert figures["ping worst, meanwhile"] > 0
+    assert figures["pings without an answer"] == 0
     assert [row["calls"] for row in lines] == [*range(6, 61, 6)]
     assert all(row["engine RSS MB"] > row["server RSS MB"] > 0 for row in lines)
     assert figures["unexpected answers"] == 0
@@ -317,33 +317,39 @@ def test_http_runs_a_real_server_and_leaves_nothing_behind(tmp_path: Path) -> No
     assert engines_below(tmp_path) == []
 
 
+HEAD = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n%s\r\n"
 ERROR = b'{"jsonrpc":"2.0","id":1,"result":{"isError":true,"content":[{"text":"%s"}]}}'
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "body", "outcome"),
+    ("status", "header", "body", "outcome"),
     [
-        pytest.param(200, [], b'{"result":{}}', "answered", id="result"),
-        pytest.param(429, [("Retry-After", "2")], b"", "refused", id="retry-after"),
-        pytest.param(429, [("A", "2")], b"", "429 without Retry-After", id="no-time"),
+        pytest.param(b"200 OK", b"", b'{"result":{}}', "answered", id="result"),
+        pytest.param(b"429 X", b"Retry-After: 2\r\n", b"", "refused", id="retry-after"),
+        pytest.param(b"429 X", b"", b"", "429 without Retry-After", id="no-time"),
         pytest.param(
-            200, [], ERROR % b"Busy: retry in 3 s.", "refused", id="busy-tool"
+            b"200 OK", b"", ERROR % b"Busy: retry in 3 s.", "refused", id="busy-tool"
         ),
-        pytest.param(503, [], b"overloaded", "503 overloaded", id="no-json"),
+        pytest.param(b"503 X", b"", b"overloaded", "503 overloaded", id="no-json"),
     ],
 )
 def test_a_call_of_a_burst_is_answered_or_refused_with_a_time(
-    status: int, headers: list[tuple[str, str]], body: bytes, outcome: str
+    status: bytes, header: bytes, body: bytes, outcome: str
 ) -> None:
-    response = h11.Response(status_code=status, headers=headers)
-
-    assert became(response, body) == outcome
+    assert became(HEAD % (status, len(body), header) + body) == outcome
 
 
 def test_a_tool_error_that_names_no_time_is_no_refusal() -> None:
-    response = h11.Response(status_code=200, headers=[])
+    body = ERROR % b"Busy."
 
-    assert became(response, ERROR % b"Busy.").startswith("200 {")
+    assert became(HEAD % (b"200 OK", len(body), b"") + body).startswith("200 {")
+
+
+@pytest.mark.parametrize("left", [0, 10, 60])
+def test_half_an_answer_of_a_burst_is_neither(left: int) -> None:
+    whole = HEAD % (b"200 OK", 13, b"") + b'{"result":{}}'
+
+    assert became(whole[:left]).startswith(f"{left} bytes: ")
 
 
 def engines_below(directory: Path) -> list[bytes]:

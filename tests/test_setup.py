@@ -376,8 +376,9 @@ def test_the_running_script_is_the_command(tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert server_command(str(script), other, "/python") == [str(script)]
     assert server_command("/gone/__main__.py", script.parent, "/p") == [str(script)]
-    assert server_command("pytest", other, "/python") == [
-        "/python", "-m", "mcp_hybrid_search",
+    python = "/home/me/.cache/pypoetry/virtualenvs/x/bin/python"
+    assert server_command("pytest", other, python) == [
+        python, "-m", "mcp_hybrid_search",
     ]  # fmt: skip
 
 
@@ -404,7 +405,7 @@ def test_the_link_of_pipx_or_uv_is_the_command(tmp_path: Path) -> None:
     [
         "/home/me/.cache/uv/archive-v0/x1/bin/python",
         "/home/me/.cache/uv/environments-v2/x1/bin/python",
-        "/home/me/.local/pipx/.cache/x1/bin/python",
+        "/home/me/.local/share/pipx/.cache/d104b476edf8dde/bin/python",
         "/home/me/.cache/pipx/x1/bin/python",
     ],
 )
