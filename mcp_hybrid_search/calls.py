@@ -19,11 +19,21 @@ LIMITED_METHODS = frozenset(
 )
 """Methods that reach the engine. Others, such as ping, are always answered."""
 
+_LIMITED = tuple(f'"{method}"'.encode() for method in sorted(LIMITED_METHODS))
+
+BUSY = -32000
+"""JSON-RPC code of what is refused because there is too much to do."""
+
 MOST_CALLERS = 10_000
 """Callers whose rate is remembered; of more, the one not seen for longest is not."""
 
 _LEARNING = 0.1
 """Weight of the newest call in the average duration."""
+
+
+def may_be_limited(message: bytes) -> bool:
+    """Return whether a JSON-RPC message that nobody parsed yet seems to be limited."""
+    return any(method in message for method in _LIMITED)
 
 
 class Observer(Protocol):

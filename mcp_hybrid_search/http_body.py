@@ -13,7 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcp_hybrid_search import jsonrpc
 from mcp_hybrid_search.access import caller
-from mcp_hybrid_search.calls import LIMITED_METHODS, Calls
+from mcp_hybrid_search.calls import (
+    BUSY,
+    LIMITED_METHODS,
+    Calls,
+    may_be_limited,
+)
 from mcp_hybrid_search.errors import BusyError
 from mcp_hybrid_search.http_refusal import RefusedError
 
@@ -26,12 +31,8 @@ LINGER_SECONDS = 2.0
 
 READS_ONLY = "This token only reads. Use one with the scope write."
 
-BUSY = -32000
-"""JSON-RPC: the server's own error; the message says when to try again."""
 RPC_METHOD = "rpc_method"
 """Where the method is noted in the state of the request."""
-
-_LIMITED = tuple(f'"{method}"'.encode() for method in sorted(LIMITED_METHODS))
 
 
 class Bodies:
@@ -180,7 +181,7 @@ def _is_limited(headers: dict[bytes, bytes], body: bytes) -> bool:
     named = headers.get(b"mcp-method")
     if named is not None:
         return named.decode("latin-1") in LIMITED_METHODS
-    return any(method in body for method in _LIMITED)
+    return may_be_limited(body)
 
 
 async def _discard(receive: Receive, most_bytes: int) -> None:

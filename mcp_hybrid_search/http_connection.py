@@ -11,6 +11,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mcp_hybrid_search.http_pacing import Pacing, holds_call
+
 HEAD_SECONDS = 10.0
 """How long the head of a request may take, and a new connection to begin one."""
 
@@ -40,7 +42,10 @@ class Connection(H11Protocol):
     """A connection whose requests begin in time or not at all."""
 
     waiting: Waiting
+    pacing: Pacing
     """Shared by all; set by `connection_class`."""
+    _calls = True
+    _unread: bytes = b""
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -51,7 +56,25 @@ class Connection(H11Protocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came."""
+        """Read what came, or let it wait for its turn."""
+        self._calls = holds_call(data, before=self._calls)
+        if self._calls and not self.pacing.has_turn():
+            self._stop_timer()
+            self._unread = data
+            self.transport.pause_reading()
+            self.pacing.wait(self)
+            return
+        self._read(data)
+
+    def read_waiting(self) -> None:
+        """Read what has been waiting."""
+        if not self.transport.is_closing():
+            # First: reading may stop it again.
+            self.transport.resume_reading()
+            self._read(self._unread)
+        self._unread = b""
+
+    def _read(self, data: bytes) -> None:
         super().data_received(data)
         if self._serves():
             self._stop_timer()
@@ -94,4 +117,5 @@ class Connection(H11Protocol):
 
 def connection_class(most_connections: int) -> type[Connection]:
     """Return the protocol of one server, with a limit of its own."""
-    return type("Connection", (Connection,), {"waiting": Waiting(most_connections)})
+    shared = {"waiting": Waiting(most_connections), "pacing": Pacing()}
+    return type("Connection", (Connection,), shared)

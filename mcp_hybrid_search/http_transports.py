@@ -8,7 +8,8 @@ from mcp.server.sse import SseServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.types import Receive, Scope, Send
 
-from mcp_hybrid_search.http_body import BUSY, RPC_METHOD
+from mcp_hybrid_search.calls import BUSY
+from mcp_hybrid_search.http_body import RPC_METHOD
 from mcp_hybrid_search.http_refusal import RefusedError, not_allowed, not_found
 from mcp_hybrid_search.settings import Settings
 

@@ -29,7 +29,7 @@ from pydantic_core import to_json
 from mcp_hybrid_search import __version__, resources
 from mcp_hybrid_search.arguments import explained, unknown_arguments, without_nulls
 from mcp_hybrid_search.backend import Backend, Opener
-from mcp_hybrid_search.calls import Calls, Observer
+from mcp_hybrid_search.calls import BUSY, Calls, Observer
 from mcp_hybrid_search.changes import Changes
 from mcp_hybrid_search.completions import add_completions
 from mcp_hybrid_search.deleting_tools import add_deleting_tools
@@ -59,9 +59,6 @@ _SVG = (
 ICON = f"data:image/svg+xml,{quote(_SVG)}"
 """Lines of text under a magnifying glass."""
 
-BUSY = -32000
-"""JSON-RPC code of what is refused because there is too much to do."""
-
 
 class HybridSearchServer(MCPServer[None]):
     """An MCP server whose errors are ours, in the words of `errors`."""
@@ -75,9 +72,9 @@ class HybridSearchServer(MCPServer[None]):
         context: Context[None, Any] | None = None,
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; every foreseen failure is a `ToolError` that says what to do."""
-        tool = self._known(name)
         started, outcome = time.monotonic(), "cancelled"
         try:
+            tool = self._known(name)
             arguments = _checked(tool, arguments)
             result = await super().call_tool(name, arguments, context)
             self._check_size(tool, result)

@@ -1,12 +1,13 @@
 """The tools as a client sees them: contract, errors and text, in both eras."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 from mcp import Client
 
+from mcp_hybrid_search.calls import Calls
 from mcp_hybrid_search.engine import Engine, Progress
 from mcp_hybrid_search.errors import StoreUnavailableError
 from mcp_hybrid_search.server import create_server
@@ -344,3 +345,38 @@ async def test_a_bug_is_not_told_to_the_model(settings: Settings) -> None:
         result = await client.call_tool("list-collections", {})
     assert result.is_error
     assert text_of(result) == "Error executing tool list-collections"
+
+
+class Seen:
+    """Who is told what became of the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.stages: list[str] = []
+
+    def called(self, tool: str, outcome: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.calls.append((tool, outcome))
+
+    def searched(self, milliseconds: Mapping[str, float]) -> None:
+        self.stages += milliseconds
+
+
+async def test_an_observer_is_told_what_became_of_each_call(
+    engine: Engine, settings: Settings
+) -> None:
+    seen = Seen()
+    calls = Calls(at_once=1, waiting=0)
+    server = create_server(Ready(engine), settings, calls=calls, observer=seen)
+    async with Client(server) as client:
+        await call(client, "store-document", text="A whale.")
+        await call(client, "hybrid-search", query="whale")
+        await error_of(client, "hybrid-search", query="")
+        await error_of(client, "no-such-tool")
+        async with calls.place():
+            await error_of(client, "hybrid-search", query="whale")
+    assert seen.calls == [
+        ("store-document", "ok"), ("hybrid-search", "ok"), ("hybrid-search", "refused"),
+        ("no-such-tool", "refused"), ("hybrid-search", "busy"),
+    ]  # fmt: skip
+    assert seen.stages == ["encode", "index", "read", "total"]
