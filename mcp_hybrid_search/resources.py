@@ -7,15 +7,24 @@ from urllib.parse import quote
 
 from mcp import MCPError
 from mcp.server import MCPServer
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp.server.mcpserver.resources import ResourceSecurity
-from mcp.types import INVALID_PARAMS, ListResourcesResult, Resource
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    ListResourcesResult,
+    PaginatedRequestParams,
+    Resource,
+)
 
 from mcp_hybrid_search import results
 from mcp_hybrid_search.backend import Backend
+from mcp_hybrid_search.calls import BUSY
 from mcp_hybrid_search.documents import Document, ListRequest
 from mcp_hybrid_search.errors import (
+    BusyError,
     HybridSearchError,
     InvalidInputError,
     NotFoundError,
@@ -77,16 +86,27 @@ def add_resources(server: MCPServer[None], backend: Backend) -> None:
             raise ResourceError(str(exc)) from exc
         return found.text
 
+    async def resources(
+        _context: ServerRequestContext[Any, Any], params: PaginatedRequestParams
+    ) -> ListResourcesResult:
+        return await _listed(backend, params.cursor)
 
-async def listed(backend: Backend, cursor: str | None) -> ListResourcesResult:
-    """Return a page of the resources that the caller may read.
+    # The SDK would list what is registered, which documents are not.
+    server._lowlevel_server.add_request_handler(  # noqa: SLF001
+        "resources/list", PaginatedRequestParams, resources
+    )
 
-    Raises:
-        MCPError: If the cursor is none of ours.
-        HybridSearchError: If the engine cannot tell.
-    """
-    async with backend.engine(None, "listing") as (engine, _):
-        return await _page(engine, backend.namespace(None), cursor)
+
+async def _listed(backend: Backend, cursor: str | None) -> ListResourcesResult:
+    """Return a page of the resources that the caller may read."""
+    try:
+        async with backend.engine(None, "listing") as (engine, _):
+            return await _page(engine, backend.namespace(None), cursor)
+    except BusyError as exc:
+        data = {"retryAfterSeconds": exc.retry_seconds}
+        raise MCPError(BUSY, str(exc), data) from None
+    except HybridSearchError as exc:
+        raise MCPError(INTERNAL_ERROR, str(exc)) from None
 
 
 async def _page(

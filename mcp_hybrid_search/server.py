@@ -15,21 +15,19 @@ from mcp.server.mcpserver import Context, Icon
 from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolResult,
     GetPromptResult,
     InputRequiredResult,
-    ListResourcesResult,
 )
 from mcp.types import Tool as MCPTool
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from mcp_hybrid_search import __version__, resources
+from mcp_hybrid_search import __version__
 from mcp_hybrid_search.arguments import explained, unknown_arguments, without_nulls
 from mcp_hybrid_search.backend import Backend, Opener
-from mcp_hybrid_search.calls import BUSY, Calls, Observer
+from mcp_hybrid_search.calls import Calls, Observer
 from mcp_hybrid_search.changes import Changes
 from mcp_hybrid_search.completions import add_completions
 from mcp_hybrid_search.deleting_tools import add_deleting_tools
@@ -200,8 +198,6 @@ def create_server(
         opening.start()
         if ctx.session.client_params is not None:
             opening.introduce(ctx.session.client_params.client_info.name)
-        if ctx.method == "resources/list":
-            return await _resources(backend, ctx)
         return await call_next(ctx)
 
     server = HybridSearchServer(
@@ -231,19 +227,6 @@ def _announced(result: HandlerResult) -> HandlerResult:
     if isinstance(result, dict):
         result["capabilities"]["resources"]["listChanged"] = True
     return result
-
-
-async def _resources(
-    backend: Backend, ctx: ServerRequestContext[Any, Any]
-) -> ListResourcesResult:
-    cursor = (ctx.params or {}).get("cursor")
-    try:
-        return await resources.listed(backend, cursor)
-    except BusyError as exc:
-        data = {"retryAfterSeconds": exc.retry_seconds}
-        raise MCPError(BUSY, str(exc), data) from None
-    except HybridSearchError as exc:
-        raise MCPError(INTERNAL_ERROR, str(exc)) from None
 
 
 def _checked(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The bundled encoders, and what happens when one is missing."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -220,3 +221,29 @@ def test_fingerprints_differ_by_everything_that_changes_a_vector() -> None:
         )
     }
     assert len(prints) == 6
+
+
+def test_nobody_is_told_that_the_models_are_used(tmp_path: Path) -> None:
+    """ONNX Runtime keeps what it would report in the user's cache directory."""
+    code = (
+        "from mcp_hybrid_search import models; import sys\n"
+        "from mcp_hybrid_search.embeddings import FastEmbedEncoders\n"
+        "from mcp_hybrid_search.settings import load_settings\n"
+        "settings = load_settings()\n"
+        "encoders = FastEmbedEncoders(models.model_set(settings), settings)\n"
+        "encoders.encode_query('whale')\n"
+    )
+    # Where tests run by themselves it would report nothing.
+    environment = {k: v for k, v in os.environ.items() if k != "CI"}
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={
+            **environment,
+            "HOME": str(tmp_path),
+            "XDG_CACHE_HOME": str(tmp_path / ".cache"),
+            "ORT_DISABLE_TELEMETRY": "0",
+        },
+        cwd=Path(__file__).parents[1],
+    )
+    assert list(tmp_path.rglob("*")) == []
