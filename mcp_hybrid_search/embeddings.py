@@ -4,7 +4,9 @@ This and `loading` are the only modules that import it, and only when the encode
 are made: their files are hashed meanwhile.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     from fastembed.late_interaction.colbert import Colbert
 
 Vectors = NDArray[np.float32]
+
+LINUX = sys.platform == "linux"
+M_ARENA_MAX = -8
+"""From glibc's malloc.h."""
+HEAPS = 2
 
 BATCH_SIZE = 4
 """Texts per run of a model: larger batches lose more to padding and to caches
@@ -82,6 +89,17 @@ class Encoders(Protocol):
         """Release the worker threads."""
 
 
+def _keep_few_heaps() -> None:
+    """Let the C library share what threads free.
+
+    glibc gives each thread a heap, up to eight a core, and a heap keeps what the
+    encoders once needed: memory would grow for thousands of calls.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if LINUX else None
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, HEAPS)
+
+
 class FastEmbedEncoders:
     """The encoders of one model set, loaded once and shared by all threads."""
 
@@ -92,6 +110,7 @@ class FastEmbedEncoders:
             ModelUnavailableError: If the sparse model cannot be loaded. A failure
                 of the other two leaves keyword search and is told in `problem`.
         """
+        _keep_few_heaps()
         self._settings = settings
         self._query_worker = ThreadPoolExecutor(2, "query-encoder")
         self.problem: str | None = None

@@ -1,5 +1,6 @@
 """The bundled encoders, and what happens when one is missing."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -247,3 +248,36 @@ def test_nobody_is_told_that_the_models_are_used(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[1],
     )
     assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="only glibc gives threads heaps of their own",
+)
+def test_threads_share_what_they_free(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, sys, threading\n"
+        "from mcp_hybrid_search import models\n"
+        "from mcp_hybrid_search.embeddings import FastEmbedEncoders\n"
+        "from mcp_hybrid_search.settings import load_settings\n"
+        "settings = load_settings()\n"
+        "encoders = FastEmbedEncoders(models.model_set(settings), settings)\n"
+        "together = threading.Barrier(16)\n"
+        "def work():\n"
+        "    together.wait()\n"
+        "    encoders.encode_documents(['whale'], advance=lambda: None)\n"
+        "threads = [threading.Thread(target=work) for _ in range(16)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.fopen.restype = ctypes.c_void_p\n"
+        "file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b'w'))\n"
+        "libc.malloc_info(0, file), libc.fclose(file)\n"
+    )
+    heaps = tmp_path / "heaps"
+    subprocess.run(
+        [sys.executable, "-c", code, str(heaps)],
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert heaps.read_text().count("<heap nr=") <= 2
