@@ -3,7 +3,7 @@
 from mcp_hybrid_search.documents import Document, DocumentPage, ListRequest
 from mcp_hybrid_search.filters import Filter, parse_filter
 from mcp_hybrid_search.listing import Order, Place, cursor, order, place_of
-from mcp_hybrid_search.searching import NOTHING_STORED
+from mcp_hybrid_search.searching import EMPTIED, NOTHING_STORED
 from mcp_hybrid_search.stores.embedded import EmbeddedStore
 from mcp_hybrid_search.stores.rows import Collection, document_row
 from mcp_hybrid_search.validation import check_completion, check_list
@@ -34,7 +34,10 @@ class Pager:
         following = None
         if more:
             following = cursor(request, _place(documents[-1], order(request)))
-        return DocumentPage(tuple(documents), total, found.name, following)
+        notices: tuple[str, ...] = ()
+        if not total and not self._lists.holds(found, request.namespace):
+            notices = (EMPTIED.format(collection=found.name),)
+        return DocumentPage(tuple(documents), total, found.name, following, notices)
 
     def namespaces(self, collection: str, prefix: str, limit: int) -> list[str]:
         """Return names of namespaces; see `Engine.namespaces`."""

@@ -26,6 +26,8 @@ NOTHING_STORED = (
     " store-document, or from files with `mcp-hybrid-search add FILE`."
 )
 
+EMPTIED = "Nothing is stored in collection {collection!r} any more."
+
 
 class Searcher:
     """Answers searches over one store."""
@@ -71,6 +73,8 @@ class Searcher:
             *missing,
             *self._notices(request),
         )
+        if not hits and not self._store.lists.holds(collection, request.namespace):
+            notices = (*notices, EMPTIED.format(collection=collection.name))
         if not complete:
             notices = (*notices, NOT_COMPLETE)
         ended = time.perf_counter()

@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from mcp_hybrid_search.documents import Deletion, NewDocument, SearchRequest
+from mcp_hybrid_search.documents import (
+    Deletion,
+    ListRequest,
+    NewDocument,
+    SearchRequest,
+)
 from mcp_hybrid_search.engine import Engine
 from mcp_hybrid_search.errors import (
     ConflictError,
@@ -125,3 +130,24 @@ async def test_points_that_stay_in_the_index_are_no_hits(
     await engine.delete_matching(*PLACE, {"k": {"gte": 2}}, expected_count=12)
     assert await ids(engine) == ["d00", "d01"]
     assert len(point_ids(engine)) == 14
+
+
+async def test_a_collection_whose_last_document_is_deleted_is_empty(
+    engine: Engine,
+) -> None:
+    await engine.store(NewDocument("A whale.", "elsewhere", "default"))
+    await engine.store(new("A whale.", "last"))
+    assert await engine.delete(*PLACE, "last")
+    assert not await engine.delete(*PLACE, "last")
+    found = await engine.search(SearchRequest("whale", *PLACE))
+    assert found.hits == ()
+    page = await engine.documents(ListRequest(*PLACE))
+    assert (page.documents, page.total) == ((), 0)
+    for notices in (found.notices, page.notices):
+        assert notices == ("Nothing is stored in collection 'documents' any more.",)
+    counted = await engine.delete_matching(*PLACE, {"k": 1}, expected_count=None)
+    assert counted.count == 0
+    # For who never wrote there, there is none.
+    await engine.store(NewDocument("A whale.", "elsewhere", "another"))
+    with pytest.raises(NotFoundError, match="There are: 'elsewhere'"):
+        await engine.search(SearchRequest("whale", "documents", "another"))

@@ -60,6 +60,17 @@ def entries(rows: Rows, *, limit: int, namespace: str | None) -> list[AuditEntry
     return [AuditEntry(*row) for row in rows(sql, namespace, limit)]
 
 
+def has_changes(rows: Rows, collection: str, namespace: str) -> bool:
+    """Return whether a namespace ever wrote to a collection."""
+    return bool(
+        rows(
+            "SELECT 1 FROM audit WHERE namespace = ? AND collection = ? LIMIT 1",
+            namespace,
+            collection,
+        )
+    )
+
+
 def stored(rows: Rows, origin: Origin) -> dict[tuple[str, str, str], Status]:
     """Return what a call stored that is now repeated.
 

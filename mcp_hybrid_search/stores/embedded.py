@@ -97,8 +97,8 @@ class EmbeddedStore:
     def collection(self, name: str, namespace: str) -> Collection | None:
         """Return a collection that has documents of a namespace.
 
-        One without any is as if it did not exist: who uses a namespace sees nothing
-        of the others.
+        One that never had any is as if it did not exist: who uses a namespace sees
+        nothing of the others. One whose documents were deleted is empty.
 
         Returns:
             None if the namespace has no documents at all.
@@ -108,7 +108,10 @@ class EmbeddedStore:
             ConflictError: If it was made with other models or chunking.
         """
         found = self._named(name)
-        if found is not None and self.lists.holds(found, namespace):
+        if found is not None and (
+            self.lists.holds(found, namespace)
+            or audit.has_changes(self._ledger.rows, found.name, namespace)
+        ):
             if found.name != name:
                 raise _named_otherwise(found)
             return self._checked(found)
