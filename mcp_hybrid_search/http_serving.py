@@ -213,6 +213,8 @@ def _config(
         forwarded_allow_ips=proxies,
         server_header=False,
         backlog=BACKLOG,
+        # Clients drop an idle connection after 5 s: it must not be closed just then.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )

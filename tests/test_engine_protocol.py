@@ -29,7 +29,12 @@ from mcp_hybrid_search.documents import (
 from mcp_hybrid_search.engine import Engine
 from mcp_hybrid_search.engine_client import EngineClient
 from mcp_hybrid_search.engine_protocol import OPERATIONS, Failure
-from mcp_hybrid_search.errors import HybridSearchError, NotFoundError
+from mcp_hybrid_search.errors import (
+    BusyError,
+    ForbiddenError,
+    HybridSearchError,
+    NotFoundError,
+)
 from mcp_hybrid_search.settings import load_settings
 
 ALONE = {"start", "introduce", "engine", "aclose", "close"}
@@ -38,6 +43,8 @@ ERRORS = [
     value
     for value in vars(errors).values()
     if isinstance(value, type) and issubclass(value, HybridSearchError)
+    # An engine knows neither places for calls nor tokens.
+    if value not in {BusyError, ForbiddenError}
 ]
 NASTY = [
     "\u2028\u2029\x85\x0b\x0c",

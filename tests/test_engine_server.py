@@ -18,7 +18,7 @@ import pytest
 from mcp_hybrid_search import engine as engine_module
 from mcp_hybrid_search import engine_protocol as protocol
 from mcp_hybrid_search import engine_socket, engine_starting
-from mcp_hybrid_search.documents import CollectionInfo, NewDocument, Stored
+from mcp_hybrid_search.documents import CollectionInfo, NewDocument, Origin, Stored
 from mcp_hybrid_search.engine import Progress
 from mcp_hybrid_search.engine_client import EngineClient
 from mcp_hybrid_search.engine_connection import EngineConnection
@@ -35,6 +35,7 @@ pytestmark = pytest.mark.anyio
 
 PATIENCE_SECONDS = 60
 CANARY = "tr0ub4dor"
+REINDEX = {"name": "c", "origin": {"client": "", "tool": "", "call": "1"}}
 INFO = CollectionInfo("documents", "bundled", 2, 3, 4, 5.5)
 
 
@@ -47,12 +48,18 @@ class StubEngine:
         self.cancelled = threading.Event()
         self.closed = threading.Event()
 
-    async def collections(self) -> list[CollectionInfo]:
+    async def collections(self, namespace: str | None = None) -> list[CollectionInfo]:
+        assert namespace is None
         return [INFO]
 
     async def store_many(
-        self, documents: list[NewDocument], *, progress: Progress | None = None
+        self,
+        documents: list[NewDocument],
+        *,
+        origin: Origin,
+        progress: Progress | None = None,
     ) -> list[Any]:
+        assert origin.call
         assert progress is not None
         await progress(1, 2, "chunks encoded")
         return [
@@ -62,8 +69,10 @@ class StubEngine:
             for document in documents
         ]
 
-    async def reindex(self, name: str, *, progress: Progress | None = None) -> int:
-        del name, progress
+    async def reindex(
+        self, name: str, *, origin: Origin, progress: Progress | None = None
+    ) -> int:
+        del name, origin, progress
         self.begun.set()
         try:
             await anyio.to_thread.run_sync(
@@ -74,7 +83,7 @@ class StubEngine:
             raise
         return 7
 
-    async def delete(self, **_place: str) -> bool:
+    async def delete(self, **_arguments: object) -> bool:
         raise KeyError(CANARY)
 
     def close(self) -> None:
@@ -246,7 +255,7 @@ async def test_signs_of_life_come_while_work_goes_on(
     http: httpx2.AsyncClient, opener: Opener
 ) -> None:
     with anyio.fail_after(PATIENCE_SECONDS):
-        async with calling(http, "reindex", {"name": "c"}) as next_line:
+        async with calling(http, "reindex", REINDEX) as next_line:
             assert [await next_line() for _ in range(3)] == ["alive"] * 3
             opener.engine.may_end.set()
             line = "alive"
@@ -300,7 +309,7 @@ async def test_what_is_no_call_is_refused(
 async def test_a_call_for_another_instance_is_refused(
     http: httpx2.AsyncClient, opener: Opener, headers: dict[str, str]
 ) -> None:
-    response = await http.post("/call/reindex", json={"name": "c"}, headers=headers)
+    response = await http.post("/call/reindex", json=REINDEX, headers=headers)
     assert response.status_code == 409
     assert not opener.engine.begun.is_set()
 
@@ -337,12 +346,12 @@ async def test_the_state_is_told_from_loading_over_failing_to_ready(
 async def test_calls_that_an_engine_may_have_died_of_run_one_by_one(
     http: httpx2.AsyncClient, opener: Opener
 ) -> None:
-    name = {"name": "c"}
+    name = REINDEX
     with anyio.fail_after(PATIENCE_SECONDS):
         async with (
             calling(http, "reindex", name, attempt=2) as first,
-            calling(http, "collections", {}, attempt=3) as second,
-            calling(http, "collections", {}, attempt=1) as innocent,
+            calling(http, "collections", {"namespace": None}, attempt=3) as second,
+            calling(http, "collections", {"namespace": None}, attempt=1) as innocent,
         ):
             assert await next_word(first) == "started"
             assert (await innocent()).startswith("result ")
@@ -403,7 +412,7 @@ async def test_an_engine_that_is_asked_to_leave_finishes_what_it_does(
     serving: threading.Thread,
     opener: Opener,
 ) -> None:
-    async with calling(http, "reindex", {"name": "c"}) as next_line:
+    async with calling(http, "reindex", REINDEX) as next_line:
         await happened(opener.engine.begun)
         assert (await http.post("/finish")).status_code == 204
         assert engine_socket.connected(settings.data_dir) is None

@@ -135,6 +135,16 @@ async def test_the_keys_are_found_by_the_issuers_metadata(issuer: Issuer) -> Non
     ]
 
 
+class From(int):
+    """Seconds from the time of the test."""
+
+
+def at_test_time(claims: dict[str, Any]) -> dict[str, Any]:
+    """Return claims with their moments: tests are collected long before they run."""
+    now = int(time.time())
+    return {k: now + v if isinstance(v, From) else v for k, v in claims.items()}
+
+
 @pytest.mark.parametrize(
     "claims",
     [
@@ -145,9 +155,9 @@ async def test_the_keys_are_found_by_the_issuers_metadata(issuer: Issuer) -> Non
         {"iss": None},
         {"exp": 1},
         {"exp": None},
-        {"exp": int(time.time()) - 31},
-        {"nbf": int(time.time()) + 600},
-        {"iat": int(time.time()) + 600},
+        {"exp": From(-31)},
+        {"nbf": From(600)},
+        {"iat": From(600)},
         {"namespace": "../other"},
         {"namespace": ["team"]},
         {"namespace": ""},
@@ -157,14 +167,14 @@ async def test_the_keys_are_found_by_the_issuers_metadata(issuer: Issuer) -> Non
 async def test_a_token_with_other_claims_is_not_good(
     issuer: Issuer, verifier: OAuth, claims: dict[str, Any]
 ) -> None:
-    assert await verifier.find(issuer.token(**claims)) is None
+    assert await verifier.find(issuer.token(**at_test_time(claims))) is None
 
 
 @pytest.mark.parametrize(
     "claims",
     [
-        {"exp": int(time.time()) - 5},
-        {"nbf": int(time.time()) + 5},
+        {"exp": From(-5)},
+        {"nbf": From(5)},
         {"aud": ["https://other.example", AUDIENCE]},
     ],
     ids=str,
@@ -172,7 +182,7 @@ async def test_a_token_with_other_claims_is_not_good(
 async def test_clocks_may_differ_a_little(
     issuer: Issuer, verifier: OAuth, claims: dict[str, Any]
 ) -> None:
-    assert await verifier.find(issuer.token(**claims)) is not None
+    assert await verifier.find(issuer.token(**at_test_time(claims))) is not None
 
 
 def part(value: Any) -> str:
@@ -253,7 +263,7 @@ async def test_a_forged_token_is_not_good(
 async def test_scopes_are_read_as_issuers_write_them(
     issuer: Issuer, verifier: OAuth, claims: dict[str, Any], *, writes: bool
 ) -> None:
-    found = await verifier.find(issuer.token(**claims))
+    found = await verifier.find(issuer.token(**at_test_time(claims)))
     assert found is not None
     assert found.writes is writes
 
@@ -360,7 +370,7 @@ async def test_a_refreshed_token_keeps_its_sessions_and_another_user_has_others(
     issuer: Issuer, verifier: OAuth
 ) -> None:
     async def owner(**claims: Any) -> tuple[str, str | None]:
-        found = await verifier.find(issuer.token(**claims))
+        found = await verifier.find(issuer.token(**at_test_time(claims)))
         assert isinstance(found, Credential)
         token = found.access_token()
         return token.client_id, token.subject
