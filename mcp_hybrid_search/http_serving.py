@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -152,6 +153,9 @@ class _Serving:
                 group.start_soon(self._readiness.state)
                 group.start_soon(self._watch)
                 group.start_soon(self._end, server)
+                # What was imported stays: a full collection would look at all of it
+                # again and again, a quarter of a second amid calls.
+                gc.freeze()
                 _announce(self._settings, transport, self._port)
                 await server.serve(sockets=[self._listener])
             group.cancel_scope.cancel()
