@@ -7,7 +7,6 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -15,15 +14,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from mcp import Client, MCPError
 from mcp.server.auth.middleware.auth_context import auth_context_var
-from mcp.server.auth.middleware.bearer_auth import (
-    AuthenticatedUser,
-    authorization_context,
-)
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp.types import ResourceTemplateReference, ServerNotification
 
-from mcp_hybrid_search.credentials import Credential
 from mcp_hybrid_search.engine import Engine
 from mcp_hybrid_search.server import HybridSearchServer, create_server
 from mcp_hybrid_search.settings import Settings
@@ -308,24 +303,3 @@ async def test_a_subscriber_hears_of_its_own_namespace_only(
             assert isinstance(await anext(told), ResourcesListChanged)
             await call(ann, "store-document", text="Her new one.", id="same")
             assert await anext(told) == ResourceUpdated(uri=uri)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"writes": False},
-        {"namespace": "ann"},
-        {"subject": "another user"},
-        {"name": "another"},
-        {"issuer": "https://login.example"},
-    ],
-    ids=str,
-)
-def test_a_session_is_of_one_user_with_the_same_rights(other: dict[str, Any]) -> None:
-    """What the SDK compares before it lets a request into a session."""
-    credential = Credential("client", writes=True, subject="user")
-    owner = authorization_context(AuthenticatedUser(credential.access_token()))
-    refreshed = replace(credential, expires_at=2e9)
-    assert owner == authorization_context(AuthenticatedUser(refreshed.access_token()))
-    changed = replace(credential, **other)
-    assert owner != authorization_context(AuthenticatedUser(changed.access_token()))
