@@ -1,14 +1,12 @@
 """The HTTP server as a process: how it begins, what it looks after, how it ends."""
 
-import asyncio
 import contextlib
 import gc
 import logging
-import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import anyio
@@ -39,7 +37,7 @@ from mcp_hybrid_search.opening import opener
 from mcp_hybrid_search.readiness import Readiness
 from mcp_hybrid_search.server import create_server
 from mcp_hybrid_search.settings import Settings
-from mcp_hybrid_search.stdio import leave_within
+from mcp_hybrid_search.stdio import leave_within, signals_call
 from mcp_hybrid_search.tokens import LOOK_SECONDS, Tokens
 
 if TYPE_CHECKING:
@@ -149,7 +147,7 @@ class _Serving:
         """Serve until a signal comes, and then what was begun."""
         server = _Server(config)
         async with self._transports.manager.run(), anyio.create_task_group() as group:
-            with _signals_call(self._leave):
+            with signals_call(self._leave):
                 group.start_soon(self._readiness.state)
                 group.start_soon(self._watch)
                 group.start_soon(self._end, server)
@@ -232,19 +230,3 @@ def _announce(settings: Settings, transport: Transport, port: int) -> None:
     path = SSE if transport == "sse" else MCP
     sys.stderr.write(f"Listening on {scheme(settings)}://{host}{path}\n")
     sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def _signals_call(leave: Callable[[], None]) -> Iterator[None]:
-    # Windows' event loops take no handlers; there Ctrl+C is a KeyboardInterrupt.
-    signals = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGINT)
-    loop = asyncio.get_running_loop()
-    for each in signals:
-        loop.add_signal_handler(each, leave)
-    try:
-        yield
-    finally:
-        # The end is near and certain; one more would only cut the clean-up short.
-        for each in signals:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_IGN)

@@ -65,7 +65,7 @@ async def serve(
     # run_stdio_async() does the same, but brings its own streams.
     lowlevel = server._lowlevel_server  # noqa: SLF001
     options = lowlevel.create_initialization_options()
-    with _signals_call(client.leave):
+    with signals_call(client.leave):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.read, drain_seconds, leave_seconds)
             tasks.start_soon(client.write)
@@ -168,7 +168,8 @@ class _Client:
 
 
 @contextmanager
-def _signals_call(leave: Callable[[], None]) -> Iterator[None]:
+def signals_call(leave: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT call `leave`; afterwards nothing cuts the end short."""
     # Windows' event loops take no handlers; there Ctrl+C is a KeyboardInterrupt.
     signals = () if sys.platform == "win32" else (signal.SIGTERM, signal.SIGINT)
     loop = asyncio.get_running_loop()
